@@ -1,0 +1,76 @@
+"""What is told of a fit while it runs: history, printed lines, scikit-learn's callbacks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from torch_logreg._solver import Iteration
+
+try:  # scikit-learn >= 1.9, experimental there
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn 1.8 has no callbacks: then neither has the estimator
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands in where scikit-learn has no callbacks."""
+
+    def with_callbacks(method: Callable) -> Callable:  # type: ignore[no-redef]
+        return method
+
+
+HISTORY = ("objective", "gradient_norm", "rows_read", "step", "seconds")
+
+
+class Recorder:
+    """The callback of a solver that fits one problem: keeps the history, prints, passes on.
+
+    `scale` turns F into the objective of scikit-learn; `attributes` makes the fitted attributes of
+    the weights it is given.
+    """
+
+    def __init__(self, verbose: int, scale: float, attributes: Callable[[Any], dict], forward: Forward) -> None:
+        self._verbose, self._scale, self._attributes, self._forward = verbose, scale, attributes, forward
+        self._start = time.perf_counter()
+        self.rows: list[tuple[float, ...]] = []
+
+    def __call__(self, iteration: Iteration) -> bool:
+        objective = float(iteration.objective[0]) * self._scale
+        gradient_norm, step = float(iteration.gradient_norm[0]), float(iteration.step[0])
+        seconds = time.perf_counter() - self._start
+        self.rows.append((objective, gradient_norm, iteration.rows_read, step, seconds))
+        if self._verbose:
+            print(
+                f"iteration {iteration.index}: objective {objective:.9g}, "
+                f"max |gradient| {gradient_norm:.2e}, step {step:.3g}"
+            )
+        return self._forward(lambda: self._attributes(iteration.w))
+
+    def history(self) -> dict[str, np.ndarray]:
+        columns = np.array(self.rows, dtype=np.float64).reshape(-1, len(HISTORY)).T
+        return dict(zip(HISTORY, columns, strict=True))
+
+
+class Forward:
+    """Passes each iteration on to the callbacks set on the estimator, if scikit-learn has them."""
+
+    def __init__(self, estimator: Any, X: Any, y: Any, metadata: dict | None) -> None:
+        self._estimator, self._hooks = estimator, dict(estimator=estimator, X=X, y=y, metadata=metadata)
+        self._context = None
+        if "_skl_callbacks" in vars(estimator) or "_parent_callback_ctx" in vars(estimator):
+            self._context = estimator._init_callback_context(max_subtasks=max(estimator.max_iter, 1))
+            self._context.call_on_fit_task_begin(**self._hooks)
+
+    def __call__(self, attributes: Callable[[], dict]) -> bool:
+        if self._context is None:
+            return False
+        fitted = attributes()
+        iteration = self._context.subcontext(task_name="iteration")
+        iteration.call_on_fit_task_begin(**self._hooks, reconstruction_attributes=fitted)
+        return bool(iteration.call_on_fit_task_end(**self._hooks, reconstruction_attributes=fitted))
+
+    def close(self) -> None:
+        if self._context is not None:
+            self._context.call_on_fit_task_end(**self._hooks, reconstruction_attributes={})

@@ -1,0 +1,241 @@
+"""Arrays in, tensors out: validation, labels, weights, devices. Knows scikit-learn's validation."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import compute_class_weight
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_n_features,
+    _check_sample_weight,
+    _check_y,
+    column_or_1d,
+    validate_data,
+)
+from torch import Tensor
+
+__all__ = ["Interval", "StrOptions", "TrainingData", "check_fit", "check_predict"]
+
+Features = np.ndarray | scipy.sparse.csr_array | Tensor
+FLOATS = [np.float64, np.float32]
+
+
+class TrainingData(NamedTuple):
+    """What `fit` was given, checked. X is a tensor only if it lies on another device than the CPU."""
+
+    X: Features  # (n_rows, n_features), float32 or float64
+    codes: np.ndarray  # (n_rows,) int64, index into `classes`; arbitrary for rows of no weight
+    classes: np.ndarray  # (n_classes,)
+    weights: np.ndarray  # (n_rows,) float64: sample_weight times class_weight
+
+
+def check_fit(estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any, class_weight: Any) -> TrainingData:
+    """Check all that `fit` takes; sets `n_features_in_` and `feature_names_in_`."""
+    X, y = _host(X), y if y is None else _host(y, of="y")
+    if isinstance(X, Tensor):
+        _check_tensor(estimator, X, reset=True)
+        y = _check_y(y, multi_output=False, y_numeric=False, estimator=estimator)
+        if len(y) != len(X):
+            raise ValueError(f"X has {len(X)} rows and y has {len(y)}: they must have equally many.")
+    else:
+        X, y = validate_data(estimator, X, y, accept_sparse="csr", dtype=FLOATS)
+    y = column_or_1d(y)
+    check_classification_targets(y)
+    weights = _sample_weights(sample_weight, y)
+    classes, codes = _encode(y, weights)
+    if class_weight is not None:
+        of_class = compute_class_weight(class_weight, classes=classes, y=classes[codes], sample_weight=weights)
+        if not (np.isfinite(of_class).all() and (of_class > 0).all()):
+            raise ValueError(
+                f"class_weight gives the classes {classes.tolist()} the weights {of_class.tolist()}: "
+                "each must be a finite number above 0."
+            )
+        weights = weights * of_class[codes]
+    return TrainingData(_canonical(X), codes, classes, weights)
+
+
+def check_predict(estimator: BaseEstimator, X: Any) -> Features:
+    """Check the rows to predict against what `fit` saw."""
+    X = _host(X)
+    if isinstance(X, Tensor):
+        _check_tensor(estimator, X, reset=False)
+        return _canonical(X)
+    return _canonical(validate_data(estimator, X, accept_sparse="csr", dtype=FLOATS, reset=False))
+
+
+def _host(array: Any, of: str = "X") -> Any:
+    """CPU tensors as numpy arrays, without a copy; y from any device; all else as it is."""
+    if not isinstance(array, Tensor):
+        return array
+    if array.layout != torch.strided:
+        raise TypeError(
+            f"{of} is a torch tensor of layout {array.layout}, which is not supported; "
+            "pass a scipy.sparse CSR array or a dense tensor."
+        )
+    array = array.detach()
+    if of == "X" and array.device.type != "cpu":
+        return array
+    if array.dtype in (torch.float16, torch.bfloat16):
+        array = array.float()
+    return array.cpu().resolve_conj().resolve_neg().numpy()
+
+
+def _check_tensor(estimator: BaseEstimator, X: Tensor, reset: bool) -> None:
+    """What `validate_data` checks, for a tensor that must not leave its device."""
+    if X.ndim != 2:
+        raise ValueError(f"Expected 2D array, got {X.ndim}D tensor of shape {tuple(X.shape)} instead.")
+    if X.is_complex():
+        raise ValueError(f"Complex data not supported: X is a tensor of {X.dtype}.")
+    if 0 in X.shape:
+        raise ValueError(f"Found a tensor of shape {tuple(X.shape)} while a minimum of 1 row and 1 feature is required.")
+    if not bool(torch.isfinite(X).all()):
+        raise ValueError("Input X contains NaN or infinity; impute or drop those values first.")
+    _check_feature_names(estimator, X, reset=reset)
+    _check_n_features(estimator, X, reset=reset)
+
+
+def _canonical(X: Features) -> Features:
+    """Floats; CSR as `csr_array` without duplicate entries and with indices in range."""
+    if isinstance(X, Tensor):
+        return X if X.dtype in (torch.float32, torch.float64) else X.to(_default_float(X))
+    if not scipy.sparse.issparse(X):
+        return X
+    X = scipy.sparse.csr_array(X)
+    X.check_format(full_check=True)
+    if not X.has_canonical_format:
+        X = X.copy()
+        X.sum_duplicates()
+    return X
+
+
+def _default_float(X: Tensor) -> torch.dtype:
+    half = X.dtype in (torch.float16, torch.bfloat16)
+    return torch.float32 if half or not supports_float64(X.device) else torch.float64
+
+
+def _sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
+    if sample_weight is not None:
+        sample_weight = _host(sample_weight, of="sample_weight")
+    weights = _check_sample_weight(sample_weight, y, dtype=np.float64)
+    if (weights < 0).any():
+        row = int(np.flatnonzero(weights < 0)[0])
+        raise ValueError(
+            f"sample_weight[{row}] is {weights[row]}: weights must not be negative; use 0 to leave a row out."
+        )
+    if not (weights > 0).any():
+        raise ValueError("sample_weight is 0 for every row: at least two rows of different classes need a weight above 0.")
+    return weights
+
+
+def _encode(y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Classes of the rows that have weight, and each row's index among them."""
+    counted = weights > 0
+    if counted.all():
+        classes, codes = np.unique(y, return_inverse=True)
+    else:
+        classes = np.unique(y[counted])
+        codes = np.searchsorted(classes, y).clip(max=len(classes) - 1)
+    if len(classes) < 2:
+        raise ValueError(
+            "This solver needs samples of at least 2 classes in the data, but the data contains only one "
+            f"class: {classes.tolist()[0]!r} (rows of zero sample_weight do not count)."
+        )
+    return classes, codes
+
+
+# ---- devices ----
+
+
+def resolve_device(device: str | torch.device | None, X: Features) -> torch.device:
+    """The device to compute on: X's own by default."""
+    if device is None:
+        return X.device if isinstance(X, Tensor) else torch.device("cpu")
+    if device == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        resolved = torch.device(device)
+        # Both the name and the machine are asked: a build without CUDA parses "cuda" happily.
+        torch.empty(1, device=resolved).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={str(device)!r} is not available: {str(error).splitlines()[0]} "
+            f"This machine has {', '.join(available_devices())}; device=None computes where X is."
+        ) from error
+    return resolved
+
+
+def available_devices() -> list[str]:
+    """Names of the devices of this machine that torch knows how to list."""
+    names = ["'cpu'"]
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is not None:
+        names += [f"'{accelerator.type}:{index}'" for index in range(torch.accelerator.device_count())]
+    return names
+
+
+def supports_float64(device: torch.device) -> bool:
+    if device.type in ("cpu", "cuda"):
+        return True
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+# ---- to the device ----
+
+
+def to_tensor(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """An array on `device`, sharing its memory where that is possible. Nobody may write to it."""
+    if not all(stride >= 0 for stride in array.strides) or not array.dtype.isnative:
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    if not array.flags.writeable:
+        array = _as_writeable(array)
+    return torch.from_numpy(array).to(device=device, dtype=dtype)
+
+
+class _Memory:
+    """The memory of an array, and the array, to keep it alive."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+
+
+def _as_writeable(array: np.ndarray) -> np.ndarray:
+    """A view that numpy calls writeable: `torch.from_numpy` warns of a read-only array (a joblib memmap)."""
+    return np.asarray(_Memory(array))
+
+
+def features_to(X: Features, device: torch.device, dtype: torch.dtype) -> Tensor | scipy.sparse.csr_array:
+    """X on `device`; CSR stays in scipy's hands until it has been cut into blocks."""
+    if isinstance(X, Tensor):
+        return X.to(device=device, dtype=dtype)
+    if scipy.sparse.issparse(X):
+        _check_csr_device(device)
+        return X.astype(np.float64 if dtype == torch.float64 else np.float32, copy=False)
+    return to_tensor(X, device, dtype)
+
+
+def _check_csr_device(device: torch.device) -> None:
+    if device.type in ("cpu", "cuda"):
+        return
+    raise ValueError(
+        f"X is sparse, and torch has no sparse CSR products on device {str(device)!r}; "
+        "use device='cpu', or pass X.toarray() if it fits."
+    )
+
+
+def float_dtype(X: Features, device: torch.device) -> torch.dtype:
+    """float32 stays float32; float64 where the device has it."""
+    if X.dtype in (np.float32, torch.float32) or not supports_float64(device):
+        return torch.float32
+    return torch.float64

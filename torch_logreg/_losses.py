@@ -1,0 +1,131 @@
+"""Losses at one raw prediction: value, gradient, Fisher information and probability.
+
+Raw predictions ``z`` are class-major, ``(P, K, n_rows)``: P problems, K outputs. Reductions over
+the outputs then run over contiguous rows of numbers, which is many times cheaper than the same
+reduction over ``(n_rows, K)``. For both losses the Fisher information equals the Hessian.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class BinaryCrossEntropy:
+    """``log(1 + exp(-t z))`` with ``t`` in {-1, +1} and one raw prediction a row.
+
+    With the sign of the class in ``t`` the gradient ``-t / (1 + exp(t z))`` keeps its relative
+    accuracy however small it is, where ``sigmoid(z) - y`` rounds to zero.
+    """
+
+    shift_invariant = False
+
+    @staticmethod
+    def n_outputs(n_classes: int) -> int:
+        return 1
+
+    @staticmethod
+    def encode(codes: Tensor, dtype: torch.dtype) -> Tensor:
+        """Class codes {0, 1} as the signs {-1, +1}."""
+        return codes.to(dtype).mul_(2).sub_(1)  # (n_rows,)
+
+    @staticmethod
+    def value_and_gradient(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        margin = target * z
+        return -F.logsigmoid(margin).squeeze(1), -target * torch.sigmoid(-margin)  # (P, n), (P, 1, n)
+
+    @staticmethod
+    def fisher(z: Tensor) -> Tensor:
+        """What the three functions below need of ``z``: here ``p (1 - p)``."""
+        return torch.sigmoid(z) * torch.sigmoid(-z)  # (P, 1, n)
+
+    @staticmethod
+    def fisher_product(fisher: Tensor, dz: Tensor) -> Tensor:
+        return fisher * dz
+
+    @staticmethod
+    def fisher_diagonal(fisher: Tensor) -> Tensor:
+        return fisher
+
+    @staticmethod
+    def fisher_pairs(fisher: Tensor) -> Tensor:
+        """Lower triangle of the K x K Fisher matrix of each row, pairs in `torch.tril_indices` order."""
+        return fisher  # (P, 1, n)
+
+    @staticmethod
+    def log_probability(z: Tensor) -> Tensor:
+        return F.logsigmoid(torch.cat([-z, z]))  # (1, n) -> (2, n)
+
+    @staticmethod
+    def probability(z: Tensor) -> Tensor:
+        # Each side from its own sigmoid: 1 - p would round a small probability away.
+        return torch.sigmoid(torch.cat([-z, z]))  # (1, n) -> (2, n)
+
+
+class SoftmaxCrossEntropy:
+    """``logsumexp(z) - z[y]`` with one raw prediction a class.
+
+    Written as ``log(1 + exp(a))`` with ``a = logsumexp(z[k] - z[y] for k != y)``: value and gradient
+    then keep their relative accuracy when the row is predicted well, where both are differences of
+    numbers that are nearly equal.
+
+    The parametrisation is symmetric: adding a constant to every output changes nothing, so the
+    Fisher matrix is singular in that direction.
+    """
+
+    shift_invariant = True
+
+    @staticmethod
+    def n_outputs(n_classes: int) -> int:
+        return n_classes
+
+    @staticmethod
+    def encode(codes: Tensor, dtype: torch.dtype) -> Tensor:
+        return codes.to(torch.int64)  # (n_rows,)
+
+    @staticmethod
+    def value_and_gradient(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        index = target.expand(z.shape[0], 1, -1)
+        others = (z - z.gather(1, index)).scatter(1, index, -torch.inf)
+        against = torch.logsumexp(others, dim=1, keepdim=True)  # log odds against the row's class
+        wrong = torch.sigmoid(against)  # (P, 1, n)
+        gradient = torch.softmax(others, dim=1).mul_(wrong).scatter_(1, index, -wrong)
+        return -F.logsigmoid(-against).squeeze(1), gradient  # (P, n), (P, K, n)
+
+    @staticmethod
+    def fisher(z: Tensor) -> Tensor:
+        """What the three functions below need of ``z``: here the probabilities."""
+        return torch.softmax(z, dim=1)  # (P, K, n)
+
+    @staticmethod
+    def fisher_product(fisher: Tensor, dz: Tensor) -> Tensor:
+        return fisher * (dz - (fisher * dz).sum(dim=1, keepdim=True))
+
+    @staticmethod
+    def fisher_diagonal(fisher: Tensor) -> Tensor:
+        return fisher * (1 - fisher)
+
+    @staticmethod
+    def fisher_pairs(fisher: Tensor) -> Tensor:
+        """Lower triangle of ``diag(p) - p p^T`` of each row, pairs in `torch.tril_indices` order."""
+        row, column = torch.tril_indices(fisher.shape[1], fisher.shape[1], device="cpu").tolist()
+        pairs = -fisher[:, row] * fisher[:, column]  # (P, K (K + 1) / 2, n)
+        diagonal = [i for i, (k, l) in enumerate(zip(row, column, strict=True)) if k == l]
+        pairs[:, diagonal] += fisher
+        return pairs
+
+    @staticmethod
+    def log_probability(z: Tensor) -> Tensor:
+        return torch.log_softmax(z, dim=0)  # (K, n)
+
+    @staticmethod
+    def probability(z: Tensor) -> Tensor:
+        return torch.softmax(z, dim=0)  # (K, n)
+
+
+Loss: TypeAlias = BinaryCrossEntropy | SoftmaxCrossEntropy
+
+LOSSES: dict[str, Loss] = {"binary": BinaryCrossEntropy(), "softmax": SoftmaxCrossEntropy()}

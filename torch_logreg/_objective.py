@@ -1,0 +1,266 @@
+"""F and its derivatives for P problems over one set of rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from torch_logreg._losses import Loss
+from torch_logreg._penalty import L2Penalty
+from torch_logreg._rows import matmul, rmatmul, rmatmul_square, sandwich
+from torch_logreg._solver import Block, Curvature, Objective, Rows
+
+MINIMUM_NORM_FEATURES = 2048  # above it the d x d eigenproblem costs more than the fit
+CACHE_NUMBERS = 2**24  # numbers of Fisher information kept between the products of one CG solve
+
+
+class LinearObjective(Objective):
+    """Logistic regression with an L2 penalty, in closed form.
+
+    For problem p with weights s, raw predictions ``z = X @ coef.T + intercept`` and
+    ``strength = 1 / (C * sum(s))``::
+
+        F(w) = sum_i s_i * loss(z_i, y_i) / sum_i s_i  +  strength / 2 * |coef|²
+
+    which is scikit-learn's objective divided by ``C * sum(s)``. The coordinates w are those of the
+    columns ``(x - center) / scale``: ``w = [coef * scale, intercept + coef @ center]`` for each output.
+    It is the same problem, with the penalty transformed too. With ``scale² = variance / 4 + strength``
+    no diagonal entry of the Hessian exceeds 1, as ``p (1 - p) <= 1/4`` (Böhning, Lindsay 1988), so
+    a unit step is the right size for every column whatever its unit. X itself stays as it is: the
+    transformation is of the (P, K, d) coefficients and gradients.
+
+    Parameters
+    ----------
+    rows : Rows
+    loss : Loss
+    C : Tensor of shape (P,)
+        On the device and in the dtype that the weights shall have.
+    n_outputs : int
+        K, raw predictions a row and problem.
+    fit_intercept : bool
+    """
+
+    def __init__(self, rows: Rows, loss: Loss, C: Tensor, n_outputs: int, fit_intercept: bool) -> None:
+        self.rows, self.loss, self.fit_intercept = rows, loss, fit_intercept
+        self.dtype, self.n_problems, self.n_outputs = C.dtype, len(C), n_outputs
+        self.n_parameters = n_outputs * (rows.n_features + fit_intercept)
+        self.weight_sum, self.center, variance = self._moments()
+        self.penalty = L2Penalty(1 / (C * self.weight_sum))
+        self.spread = torch.where(variance > 0, variance, 1.0).sqrt()  # (d,)
+        # A column that says nothing gets no coefficient: an infinite scale is a coefficient of 0.
+        scale = (variance / 4 + self.penalty.strength[:, None]).sqrt()
+        self.inverse_scale = torch.where(variance > 0, 1 / scale, 0.0)[:, None]  # (P, 1, d)
+        # Where the penalty curves less than rounding does, it no longer decides between equal predictions.
+        self._rounding = 16 * rows.n_features * torch.finfo(rows.dtype).eps
+        curve = self.penalty.strength[:, None] * self.inverse_scale[:, 0].square()
+        self._undecided = bool(((curve < self._rounding) & (variance > 0)).any())
+
+    def _total(self, partial: Tensor) -> Tensor:
+        return self.rows.total(partial.to(self.dtype))
+
+    def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weight sums (P or 1,), and means and variances of the columns (d,).
+
+        Any centre and any scale pose the same problem, so those of all problems together serve each.
+        Without an intercept the columns are not centred, and "variance" is the mean square.
+        """
+        rows = self.rows
+        weight_sum = self._total(_sum(b.weights.sum(dim=1, dtype=self.dtype) for b in rows.blocks()))
+        origin = torch.zeros(rows.n_features, dtype=rows.dtype, device=rows.device)
+        if self.fit_intercept:
+            origin = (self._column_sums(None) / weight_sum.mean()).to(rows.dtype)
+        variance = self._column_sums(origin) / weight_sum.mean()
+        # A constant column's deviations are rounding errors of its mean, not variance.
+        rounding = 16 * torch.finfo(rows.dtype).eps * origin.to(self.dtype).abs()
+        return weight_sum, origin.to(self.dtype), torch.where(variance > rounding.square(), variance, 0.0)
+
+    def _column_sums(self, center: Tensor | None) -> Tensor:
+        """Weighted sums of the columns, or of their squared distances from `center`."""
+
+        def of(block: Block) -> Tensor:
+            weights = block.weights.mean(dim=0, keepdim=True)
+            products = rmatmul(block.X, weights) if center is None else rmatmul_square(block.X, weights, center)
+            return products[0].to(self.dtype)
+
+        return self._total(_sum(of(block) for block in self.rows.blocks()))
+
+    # ---- coordinates ----
+
+    def to_raw(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients (P, K, d) and intercepts (P, K) for the columns as they are given."""
+        coef, shifted = self._split(w)
+        coef = coef * self.inverse_scale
+        return coef, shifted - coef @ self.center
+
+    def from_raw(self, coef: Tensor, intercept: Tensor) -> Tensor:
+        """The weights whose `to_raw` is this, up to what constant columns move to the intercept."""
+        shifted = intercept + coef @ self.center
+        coef = torch.where(self.inverse_scale > 0, coef / self.inverse_scale, 0.0)
+        return self.join(coef, shifted)
+
+    def _split(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        w = w.view(self.n_problems, self.n_outputs, -1)
+        if self.fit_intercept:
+            return w[..., :-1], w[..., -1]
+        return w, w.new_zeros(w.shape[:2])
+
+    def join(self, coef: Tensor, shifted: Tensor) -> Tensor:
+        w = torch.cat([coef, shifted[..., None]], dim=2) if self.fit_intercept else coef
+        return w.reshape(self.n_problems, self.n_parameters)
+
+    def linear(self, block: Block, coef: Tensor, intercept: Tensor) -> Tensor:
+        """Raw predictions of a block from raw coefficients, in the dtype of the rows."""
+        dtype = self.rows.dtype
+        z = matmul(block.X, coef.to(dtype).flatten(0, 1)) + intercept.to(dtype).view(-1, 1)
+        return z.view(self.n_problems, self.n_outputs, -1)  # (P, K, n)
+
+    def pull_back(self, partial: Tensor) -> Tensor:
+        """Sums over blocks of `rmatmul` as a gradient of F in the coordinates w."""
+        products = self.rows.total(partial) / self.weight_sum[:, None, None]
+        columns, sums = products[..., :-1], products[..., -1]
+        return self.join((columns - sums[..., None] * self.center) * self.inverse_scale, sums)
+
+    def rmatmul(self, block: Block, r: Tensor) -> Tensor:
+        """``r @ X`` with ``sum(r)`` in a last column: (P, K, n) -> (P, K, d + 1)."""
+        products = rmatmul(block.X, r.flatten(0, 1)).view(*r.shape[:2], -1).to(self.dtype)
+        return torch.cat([products, r.sum(dim=2, keepdim=True, dtype=self.dtype)], dim=2)
+
+    # ---- F and its derivatives ----
+
+    def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        coef, intercept = self.to_raw(w)
+        values, products = [], []
+        for block in self.rows.blocks():
+            loss, slope = self.loss.value_and_gradient(self.linear(block, coef, intercept), block.target)
+            values.append((block.weights * loss).sum(dim=1, dtype=self.dtype))
+            products.append(self.rmatmul(block, block.weights[:, None] * slope))
+        value = self.rows.total(_sum(values)) / self.weight_sum + self.penalty.value(coef)
+        penalty = self.penalty.gradient(coef) * self.inverse_scale
+        return value, self.pull_back(_sum(products)) + self.join(penalty, torch.zeros_like(intercept))
+
+    def curvature(self, w: Tensor) -> Curvature:
+        fisher = LinearFisher(self, w)
+        return Curvature(fisher.product, fisher.diagonal, fisher.matrix)
+
+    # ---- one of many optima ----
+
+    def canonical(self, w: Tensor) -> Tensor:
+        """The same predictions from the smallest coefficients that make them.
+
+        Softmax coefficients and intercepts are centred over the classes. Where the penalty is too weak to
+        see to it, directions in which X does not vary (collinear columns) are taken out: the limit of
+        C -> inf.
+        """
+        coef, shifted = self._split(w)
+        if self.loss.shift_invariant:
+            coef, shifted = coef - coef.mean(dim=1, keepdim=True), shifted - shifted.mean(dim=1, keepdim=True)
+        if self._undecided and self.rows.n_features <= MINIMUM_NORM_FEATURES:
+            null = self._null_space()
+            raw = coef * self.inverse_scale
+            raw = raw - (raw @ null) @ null.T
+            coef = torch.where(self.inverse_scale > 0, raw / self.inverse_scale, 0.0)
+        return self.join(coef, shifted)
+
+    def _null_space(self) -> Tensor:
+        """Orthonormal directions (d, r) of raw coefficients along which no centred row has a component."""
+        unit = torch.where(self.inverse_scale[0, 0] > 0, self.spread, torch.inf)
+        center = self.center.to(self.rows.dtype)
+        gram = self._total(
+            _sum(
+                sandwich(block.X, block.weights[:1], center, unit.to(self.rows.dtype), self.fit_intercept)[0]
+                for block in self.rows.blocks()
+            )
+        )
+        if self.fit_intercept:  # what is left of the columns once the mean is exactly taken out
+            gram = gram[:-1, :-1] - torch.outer(gram[:-1, -1], gram[-1, :-1]) / gram[-1, -1]
+        values, vectors = torch.linalg.eigh(gram)
+        directions = vectors[:, values <= self._rounding * values[-1]] / self.spread[:, None]
+        return torch.linalg.qr(directions).Q
+
+
+class LinearFisher:
+    """The Fisher matrix of a `LinearObjective` at weights w, in the objective's coordinates."""
+
+    def __init__(self, objective: LinearObjective, w: Tensor) -> None:
+        self.objective = objective
+        self.coef, self.intercept = objective.to_raw(w)
+        numbers = objective.rows.n_rows * objective.n_problems * objective.n_outputs
+        self._keep, self._kept = numbers <= CACHE_NUMBERS, dict[int, Tensor]()
+
+    def _blocks(self) -> Iterator[tuple[Block, Tensor]]:
+        """Each block with its rows' Fisher information (P, K, n), kept for the next pass if that is small."""
+        objective = self.objective
+        for index, block in enumerate(objective.rows.blocks()):
+            fisher = self._kept.get(index)
+            if fisher is None:
+                fisher = objective.loss.fisher(objective.linear(block, self.coef, self.intercept))
+                if self._keep:
+                    self._kept[index] = fisher
+            yield block, fisher
+
+    def _penalty(self) -> Tensor:
+        objective = self.objective
+        curve = objective.penalty.curvature(self.coef) * objective.inverse_scale.square()
+        return objective.join(curve, torch.zeros_like(self.intercept))
+
+    def product(self, v: Tensor) -> Tensor:
+        objective = self.objective
+        coef, intercept = objective.to_raw(v)
+        total = _sum(
+            objective.rmatmul(
+                block,
+                block.weights[:, None]
+                * objective.loss.fisher_product(fisher, objective.linear(block, coef, intercept)),
+            )
+            for block, fisher in self._blocks()
+        )
+        return objective.pull_back(total) + self._penalty() * v
+
+    def diagonal(self) -> Tensor:
+        objective = self.objective
+        center = objective.center.to(objective.rows.dtype)
+
+        def squares(block: Block, fisher: Tensor) -> Tensor:
+            r = block.weights[:, None] * objective.loss.fisher_diagonal(fisher)
+            products = rmatmul_square(block.X, r.flatten(0, 1), center).view(*r.shape[:2], -1)
+            return torch.cat([products, r.sum(dim=2, keepdim=True)], dim=2).to(objective.dtype)
+
+        total = objective.rows.total(_sum(squares(block, fisher) for block, fisher in self._blocks()))
+        total = total / objective.weight_sum[:, None, None]
+        scaled = total[..., :-1] * objective.inverse_scale.square()
+        return objective.join(scaled, total[..., -1]) + self._penalty()
+
+    def matrix(self) -> Tensor:
+        objective = self.objective
+        P, K, dtype = objective.n_problems, objective.n_outputs, objective.rows.dtype
+        center, spread = objective.center.to(dtype), objective.spread.to(dtype)
+
+        def pairs_of(block: Block, fisher: Tensor) -> Tensor:
+            weights = (objective.loss.fisher_pairs(fisher) * block.weights[:, None]).flatten(0, 1)
+            return sandwich(block.X, weights, center, spread, objective.fit_intercept).to(objective.dtype)
+
+        pairs = objective.rows.total(_sum(pairs_of(block, fisher) for block, fisher in self._blocks()))
+        m = pairs.shape[-1]
+        factor = torch.ones((P, m), dtype=pairs.dtype, device=pairs.device)
+        factor[:, : objective.rows.n_features] = objective.spread * objective.inverse_scale[:, 0]
+        pairs = pairs.view(P, -1, m, m) * (factor[:, None, :, None] * factor[:, None, None, :])
+        pairs = pairs / objective.weight_sum[:, None, None, None]
+        row, column = torch.tril_indices(K, K, device="cpu").tolist()
+        fisher = pairs.new_empty((P, K, K, m, m))
+        fisher[:, row, column] = pairs
+        fisher[:, column, row] = pairs
+        if objective.loss.shift_invariant:
+            # Equal changes of all classes change nothing. Gradients have no part in that direction, so
+            # any curvature in it makes the matrix regular and leaves the solution as it is.
+            free = fisher.diagonal(dim1=1, dim2=2).diagonal(dim1=1, dim2=2).mean(dim=1)  # (P, m)
+            fisher.diagonal(dim1=3, dim2=4).add_(free[:, None, None] / K)
+        fisher = fisher.permute(0, 1, 3, 2, 4).reshape(P, K * m, K * m)
+        fisher.diagonal(dim1=1, dim2=2).add_(self._penalty())
+        return fisher
+
+
+def _sum(partials: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, partials)

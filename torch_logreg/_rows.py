@@ -1,0 +1,171 @@
+"""Rows in memory, and the products with X. The only file with sparse algebra.
+
+Dense or CSR is decided in the functions below and nowhere else. Whatever multiplies X from the
+left is class-major, ``(Q, n_rows)`` or ``(Q, n_features)``: one row a problem and output.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from torch_logreg._solver import Block, Matrix, Rows, Sparse
+
+BLOCK_NUMBERS = 2**20  # numbers in the (Q, n_rows) arrays of one block
+CHUNK_NUMBERS = 2**21  # numbers in the scratch arrays of `sandwich`
+
+
+def matmul(X: Matrix, coef: Tensor) -> Tensor:
+    """``coef @ X.T``: (Q, n_features) -> (Q, n_rows)."""
+    if isinstance(X, Sparse):
+        return (X.csr @ coef.T).T.contiguous()
+    return coef @ X.T
+
+
+def rmatmul(X: Matrix, residual: Tensor) -> Tensor:
+    """``residual @ X``: (Q, n_rows) -> (Q, n_features)."""
+    if isinstance(X, Sparse):
+        return (X.transpose @ residual.T).T.contiguous()
+    return residual @ X
+
+
+def rmatmul_square(X: Matrix, residual: Tensor, center: Tensor) -> Tensor:
+    """``residual @ (X - center) ** 2``: (Q, n_rows) -> (Q, n_features)."""
+    if isinstance(X, Sparse):
+        # Stored entries give (x - c)² - c²; the c² of every row, stored or not, is added after.
+        columns = X.transpose.crow_indices().diff()
+        stored_center = center.repeat_interleave(columns)
+        values = X.transpose.values()
+        squares = _csr_like(X.transpose, values * (values - 2 * stored_center))
+        return (squares @ residual.T).T + residual.sum(dim=1, keepdim=True) * center.square()
+    step = max(1, CHUNK_NUMBERS // X.shape[1])
+    result = torch.zeros((len(residual), X.shape[1]), dtype=X.dtype, device=X.device)
+    for start in range(0, len(X), step):
+        result += residual[:, start : start + step] @ (X[start : start + step] - center).square_()
+    return result
+
+
+def sandwich(X: Matrix, weights: Tensor, center: Tensor, spread: Tensor, intercept: bool) -> Tensor:
+    """``A.T @ diag(weights[q]) @ A`` for each q, with A the columns ``(X - center) / spread``.
+
+    `intercept` appends a column of ones to A, the last of m. The columns are centred before they are
+    multiplied: subtracting the means afterwards would lose (mean / sd)² of the accuracy.
+    (Q, n_rows) -> (Q, m, m).
+    """
+    n_problems, n_rows = weights.shape
+    m = X.shape[1] + intercept
+    result = torch.zeros((n_problems * m, m), dtype=center.dtype, device=center.device)
+    step = max(1, CHUNK_NUMBERS // (n_problems * m))
+    for start in range(0, n_rows, step):
+        A = (_dense(X, start, start + step) - center) / spread
+        if intercept:
+            A = torch.cat([A, torch.ones_like(A[:, :1])], dim=1)
+        weighted = A.T * weights[:, None, start : start + step]  # (Q, m, rows)
+        result += weighted.reshape(n_problems * m, -1) @ A
+    return result.view(n_problems, m, m)
+
+
+def _dense(X: Matrix, start: int, stop: int) -> Tensor:
+    """Rows `start` to `stop` as a dense array, a view where X is dense."""
+    if isinstance(X, Sparse):
+        crow = X.csr.crow_indices()[start : stop + 1]
+        first = crow[0].to(torch.int64)
+        n_stored = (crow[-1] - crow[0]).to(torch.int64)
+        part = slice(int(first), int(first + n_stored))
+        counts = crow.diff()
+        row = torch.arange(len(counts), device=crow.device).repeat_interleave(counts)
+        dense = X.csr.values().new_zeros((len(counts), X.shape[1]))
+        # Accumulate: CSR may hold an entry in several parts.
+        column = X.csr.col_indices()[part].to(torch.int64)
+        return dense.index_put_((row, column), X.csr.values()[part], accumulate=True)
+    return X[start:stop]
+
+
+_csr_warned = threading.Lock()
+_csr_ready = False
+
+
+def _prepare_csr() -> None:
+    """Draw torch's once-a-process remarks on CSR tensors here, where nobody is shown them.
+
+    Later calls never enter `catch_warnings`, which is not thread-safe.
+    """
+    global _csr_ready
+    with _csr_warned:
+        if not _csr_ready:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
+                one = torch.ones(1, device="cpu")
+                index = torch.tensor([0, 1], device="cpu")
+                torch.sparse_csr_tensor(index, index[:1], one, size=(1, 1), device="cpu")
+            _csr_ready = True
+
+
+def _csr_like(pattern: Tensor, values: Tensor) -> Tensor:
+    return torch.sparse_csr_tensor(
+        pattern.crow_indices(),
+        pattern.col_indices(),
+        values,
+        size=pattern.shape,
+        device=values.device,
+        check_invariants=False,
+    )
+
+
+def _csr_tensor(X: scipy.sparse.csr_array, device: torch.device) -> Tensor:
+    _prepare_csr()
+    # 32-bit indices halve the bytes of a product and are what MKL computes with.
+    small = max(X.nnz, *X.shape) < 2**31
+    index = np.int32 if small else np.int64
+    return torch.sparse_csr_tensor(
+        torch.from_numpy(X.indptr.astype(index)).to(device),
+        torch.from_numpy(X.indices.astype(index)).to(device),
+        torch.from_numpy(X.data.astype(X.dtype.newbyteorder("="))).to(device),
+        size=X.shape,
+        device=device,
+        check_invariants=False,
+    )
+
+
+def sparse_matrix(X: scipy.sparse.csr_array, device: torch.device, transpose: bool = True) -> Sparse:
+    """A scipy CSR matrix on `device`; without `transpose` only `matmul` works on it."""
+    csr = _csr_tensor(X, device)
+    return Sparse(csr, _csr_tensor(X.T.tocsr(), device) if transpose else csr)
+
+
+class ArrayRows(Rows):
+    """Rows in the memory of one device.
+
+    `n_outputs` raw predictions a row (all problems together) set how many rows make a block.
+    """
+
+    def __init__(
+        self,
+        X: Tensor | scipy.sparse.csr_array,
+        target: Tensor,
+        weights: Tensor,
+        n_outputs: int,
+    ) -> None:
+        self.n_rows, self.n_features = X.shape
+        self.dtype, self.device = weights.dtype, weights.device
+        step = max(1, BLOCK_NUMBERS // n_outputs)
+        self._blocks = [
+            Block(
+                part if isinstance(part := X[start : start + step], Tensor) else sparse_matrix(part, self.device),
+                target[start : start + step],
+                weights[:, start : start + step],
+            )
+            for start in range(0, self.n_rows, step)
+        ]
+
+    def blocks(self) -> Iterator[Block]:
+        yield from self._blocks
+
+    def total(self, partial: Tensor) -> Tensor:
+        return partial
