@@ -17,7 +17,7 @@ except ImportError:  # scikit-learn 1.8 has no callbacks: then neither has the e
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands in where scikit-learn has no callbacks."""
 
-    def with_callbacks(method: Callable) -> Callable:  # type: ignore[no-redef]
+    def with_callbacks(method: Callable) -> Callable:
         return method
 
 
@@ -31,7 +31,9 @@ class Recorder:
     the weights it is given.
     """
 
-    def __init__(self, verbose: int, scale: float, attributes: Callable[[Any], dict], forward: Forward) -> None:
+    def __init__(
+        self, verbose: int, scale: float, attributes: Callable[[Any], dict], forward: Forward
+    ) -> None:
         self._verbose, self._scale, self._attributes, self._forward = verbose, scale, attributes, forward
         self._start = time.perf_counter()
         self.rows: list[tuple[float, ...]] = []
@@ -43,7 +45,7 @@ class Recorder:
         self.rows.append((objective, gradient_norm, iteration.rows_read, step, seconds))
         if self._verbose:
             print(
-                f"iteration {iteration.index}: objective {objective:.9g}, "
+                f"iteration {iteration.number}: objective {objective:.9g}, "
                 f"max |gradient| {gradient_norm:.2e}, step {step:.3g}"
             )
         return self._forward(lambda: self._attributes(iteration.w))

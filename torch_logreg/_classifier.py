@@ -51,7 +51,7 @@ PREDICT_NUMBERS = 2**22  # raw predictions held at a time besides the output
 
 
 class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
-    """Logistic regression trained with torch, a drop-in for scikit-learn's ``LogisticRegression``.
+    r"""Logistic regression trained with torch, a drop-in for scikit-learn's ``LogisticRegression``.
 
     Minimises, over the coefficients and the intercept,
 
@@ -91,7 +91,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Most updates of the weights.
 
     tol : float, default=1e-4
-        The fit has converged once max \\|gradient\\| of the objective divided by ``C * sum(s)``, in
+        The fit has converged once max \|gradient\| of the objective divided by ``C * sum(s)``, in
         the scaled columns, is at most `tol` and the predicted relative decrease of the
         objective at most ``tol**2`` (or 4 units of rounding, if that is more). The update at which this
         is found is still taken.
@@ -255,7 +255,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             forward = Forward(self, X, y, metadata)
             fitted = self._solve(data, forward)
-            vars(self).update(fitted)
+            self.__dict__.update(fitted)
             forward.close()
         if self.stop_reason_ not in ("converged", "callback"):
             self._warn_not_converged()
@@ -276,9 +276,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         try:
             yield
         except BaseException:
-            for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("__")]:
-                del vars(self)[name]
-            vars(self).update({name: value for name, value in earlier.items() if name.endswith("_")})
+            fitted = [name for name in vars(self) if name.endswith("_")]
+            for name in fitted:
+                delattr(self, name)
+            self.__dict__.update({name: value for name, value in earlier.items() if name.endswith("_")})
             raise
 
     def _solve(self, data: TrainingData, forward: Forward) -> dict[str, Any]:
@@ -338,8 +339,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             return torch.zeros((1, objective.n_parameters), dtype=objective.dtype, device=device)
         if self.coef_.shape != shape:
             raise ValueError(
-                f"warm_start=True, but the earlier coef_ has the shape {self.coef_.shape} and this data needs {shape}; "
-                "fit a clone, or set warm_start=False."
+                f"warm_start=True, but the earlier coef_ has the shape {self.coef_.shape} and this data needs "
+                f"{shape}; fit a clone, or set warm_start=False."
             )
         coef = to_tensor(self._dense_coef()[None], device, objective.dtype)
         intercept = to_tensor(self.intercept_[None], device, objective.dtype)
@@ -356,7 +357,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     # ---- predictions ----
 
     def _dense_coef(self) -> np.ndarray:
-        return self.coef_.toarray() if scipy.sparse.issparse(self.coef_) else self.coef_
+        coef: Any = self.coef_
+        return coef.toarray() if scipy.sparse.issparse(coef) else coef
 
     def _predictions(self, X: Any, output: Callable[[Tensor], Tensor]) -> np.ndarray:
         """`output` of the raw predictions (K, n_rows), by row chunks, as (n_rows, K)."""
@@ -407,7 +409,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         y : ndarray of shape (n_samples,)
             The most probable class of each row; of equals the first in `classes_`.
         """
-        codes = self._predictions(X, lambda z: (z > 0).long() if len(z) == 1 else z.argmax(dim=0, keepdim=True))
+        codes = self._predictions(
+            X, lambda z: (z > 0).long() if len(z) == 1 else z.argmax(dim=0, keepdim=True)
+        )
         return self.classes_[codes[:, 0]]
 
     def predict_proba(self, X: Any) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse
@@ -23,7 +23,7 @@ from torch import Tensor
 
 __all__ = ["Interval", "StrOptions", "TrainingData", "check_fit", "check_predict"]
 
-Features = np.ndarray | scipy.sparse.csr_array | Tensor
+Features: TypeAlias = np.ndarray | scipy.sparse.csr_array | Tensor
 FLOATS = [np.float64, np.float32]
 
 
@@ -36,7 +36,9 @@ class TrainingData(NamedTuple):
     weights: np.ndarray  # (n_rows,) float64: sample_weight times class_weight
 
 
-def check_fit(estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any, class_weight: Any) -> TrainingData:
+def check_fit(
+    estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any, class_weight: Any
+) -> TrainingData:
     """Check all that `fit` takes; sets `n_features_in_` and `feature_names_in_`."""
     X, y = _host(X), y if y is None else _host(y, of="y")
     if isinstance(X, Tensor):
@@ -51,7 +53,9 @@ def check_fit(estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any, clas
     weights = _sample_weights(sample_weight, y)
     classes, codes = _encode(y, weights)
     if class_weight is not None:
-        of_class = compute_class_weight(class_weight, classes=classes, y=classes[codes], sample_weight=weights)
+        of_class = compute_class_weight(
+            class_weight, classes=classes, y=classes[codes], sample_weight=weights
+        )
         if not (np.isfinite(of_class).all() and (of_class > 0).all()):
             raise ValueError(
                 f"class_weight gives the classes {classes.tolist()} the weights {of_class.tolist()}: "
@@ -94,7 +98,9 @@ def _check_tensor(estimator: BaseEstimator, X: Tensor, reset: bool) -> None:
     if X.is_complex():
         raise ValueError(f"Complex data not supported: X is a tensor of {X.dtype}.")
     if 0 in X.shape:
-        raise ValueError(f"Found a tensor of shape {tuple(X.shape)} while a minimum of 1 row and 1 feature is required.")
+        raise ValueError(
+            f"Found a tensor of shape {tuple(X.shape)} while a minimum of 1 row and 1 feature is required."
+        )
     if not bool(torch.isfinite(X).all()):
         raise ValueError("Input X contains NaN or infinity; impute or drop those values first.")
     _check_feature_names(estimator, X, reset=reset)
@@ -130,7 +136,9 @@ def _sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
             f"sample_weight[{row}] is {weights[row]}: weights must not be negative; use 0 to leave a row out."
         )
     if not (weights > 0).any():
-        raise ValueError("sample_weight is 0 for every row: at least two rows of different classes need a weight above 0.")
+        raise ValueError(
+            "sample_weight is 0 for every row: at least two rows of different classes need a weight above 0."
+        )
     return weights
 
 

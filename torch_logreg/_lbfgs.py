@@ -42,7 +42,7 @@ class LBFGS(Solver):
         progress, newton = Progress(objective, self.tol), NewtonCG(objective, self.tol)
         pairs: deque[Pair] = deque(maxlen=self.memory)
         state = start(objective, w)
-        for index in range(self.max_iter):
+        for number in range(self.max_iter):
             direction, trust = quasi_newton_direction(state.gradient, pairs), torch.zeros_like(state.value)
             improvable = np.zeros(objective.n_problems, dtype=bool)
             near = (state.gradient_norm <= self.tol) & ~progress.done
@@ -55,7 +55,7 @@ class LBFGS(Solver):
             if near.any():
                 improvable = newton.adapt(trial.trust | ~near)
             pairs.append(Pair.between(state.w, state.gradient, trial.state.w, trial.state.gradient))
-            finished = progress.record(state, trial, improvable, index, callback)
+            finished = progress.record(state, trial, improvable, number, callback)
             state = trial.state
             if finished:
                 break

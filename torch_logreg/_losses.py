@@ -51,9 +51,9 @@ class BinaryCrossEntropy:
         return fisher
 
     @staticmethod
-    def fisher_pairs(fisher: Tensor) -> Tensor:
-        """Lower triangle of the K x K Fisher matrix of each row, pairs in `torch.tril_indices` order."""
-        return fisher  # (P, 1, n)
+    def fisher_factors(fisher: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The K x K Fisher matrix of each row as ``diag(a) - b b^T``: a and b (P, K, n), or None for no b."""
+        return fisher, None
 
     @staticmethod
     def log_probability(z: Tensor) -> Tensor:
@@ -109,13 +109,9 @@ class SoftmaxCrossEntropy:
         return fisher * (1 - fisher)
 
     @staticmethod
-    def fisher_pairs(fisher: Tensor) -> Tensor:
-        """Lower triangle of ``diag(p) - p p^T`` of each row, pairs in `torch.tril_indices` order."""
-        row, column = torch.tril_indices(fisher.shape[1], fisher.shape[1], device="cpu").tolist()
-        pairs = -fisher[:, row] * fisher[:, column]  # (P, K (K + 1) / 2, n)
-        diagonal = [i for i, (k, l) in enumerate(zip(row, column, strict=True)) if k == l]
-        pairs[:, diagonal] += fisher
-        return pairs
+    def fisher_factors(fisher: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The K x K Fisher matrix of each row as ``diag(a) - b b^T``: a and b (P, K, n), or None for no b."""
+        return fisher, fisher
 
     @staticmethod
     def log_probability(z: Tensor) -> Tensor:

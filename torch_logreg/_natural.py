@@ -47,10 +47,10 @@ class NaturalSGD(Solver):
         metric = self._metric(objective)
         progress = Progress(objective, self.tol)
         state = start(objective, w)
-        for index in range(self.max_iter):
+        for number in range(self.max_iter):
             direction, trust = metric.direction(state)
             trial = backtrack(objective, state, progress.freeze(direction), trust)
-            finished = progress.record(state, trial, metric.adapt(trial.trust), index, callback)
+            finished = progress.record(state, trial, metric.adapt(trial.trust), number, callback)
             state = trial.state
             if finished:
                 break
@@ -72,7 +72,7 @@ class Cholesky:
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        self._least = 4 * torch.finfo(objective.rows.dtype).eps
+        self._least = 4 * torch.finfo(objective.dtype).eps
         self._damping = np.full(objective.n_problems, self._least)
 
     def direction(self, state: State) -> tuple[Tensor, Tensor]:

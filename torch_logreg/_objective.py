@@ -10,10 +10,10 @@ from torch import Tensor
 
 from torch_logreg._losses import Loss
 from torch_logreg._penalty import L2Penalty
-from torch_logreg._rows import matmul, rmatmul, rmatmul_square, sandwich
+from torch_logreg._rows import matmul, rmatmul, rmatmul_square, sandwich, sandwich_outer
 from torch_logreg._solver import Block, Curvature, Objective, Rows
 
-MINIMUM_NORM_FEATURES = 2048  # above it the d x d eigenproblem costs more than the fit
+NULL_SPACE_FEATURES = 2048  # above it the d x d eigenproblem costs more than the fit
 CACHE_NUMBERS = 2**24  # numbers of Fisher information kept between the products of one CG solve
 
 
@@ -53,10 +53,7 @@ class LinearObjective(Objective):
         # A column that says nothing gets no coefficient: an infinite scale is a coefficient of 0.
         scale = (variance / 4 + self.penalty.strength[:, None]).sqrt()
         self.inverse_scale = torch.where(variance > 0, 1 / scale, 0.0)[:, None]  # (P, 1, d)
-        # Where the penalty curves less than rounding does, it no longer decides between equal predictions.
-        self._rounding = 16 * rows.n_features * torch.finfo(rows.dtype).eps
-        curve = self.penalty.strength[:, None] * self.inverse_scale[:, 0].square()
-        self._undecided = bool(((curve < self._rounding) & (variance > 0)).any())
+        self._null, self._gauge, self.undecided = self._degeneracy(variance > 0)
 
     def _total(self, partial: Tensor) -> Tensor:
         return self.rows.total(partial.to(self.dtype))
@@ -69,20 +66,22 @@ class LinearObjective(Objective):
         """
         rows = self.rows
         weight_sum = self._total(_sum(b.weights.sum(dim=1, dtype=self.dtype) for b in rows.blocks()))
-        origin = torch.zeros(rows.n_features, dtype=rows.dtype, device=rows.device)
+        origin = torch.zeros(rows.n_features, dtype=self.dtype, device=rows.device)
         if self.fit_intercept:
-            origin = (self._column_sums(None) / weight_sum.mean()).to(rows.dtype)
+            origin = self._column_sums(None) / weight_sum.mean()
         variance = self._column_sums(origin) / weight_sum.mean()
         # A constant column's deviations are rounding errors of its mean, not variance.
-        rounding = 16 * torch.finfo(rows.dtype).eps * origin.to(self.dtype).abs()
-        return weight_sum, origin.to(self.dtype), torch.where(variance > rounding.square(), variance, 0.0)
+        rounding = 16 * torch.finfo(rows.dtype).eps * origin.abs()
+        return weight_sum, origin, torch.where(variance > rounding.square(), variance, 0.0)
 
     def _column_sums(self, center: Tensor | None) -> Tensor:
         """Weighted sums of the columns, or of their squared distances from `center`."""
 
         def of(block: Block) -> Tensor:
             weights = block.weights.mean(dim=0, keepdim=True)
-            products = rmatmul(block.X, weights) if center is None else rmatmul_square(block.X, weights, center)
+            products = (
+                rmatmul(block.X, weights) if center is None else rmatmul_square(block.X, weights, center)
+            )
             return products[0].to(self.dtype)
 
         return self._total(_sum(of(block) for block in self.rows.blocks()))
@@ -121,7 +120,10 @@ class LinearObjective(Objective):
         """Sums over blocks of `rmatmul` as a gradient of F in the coordinates w."""
         products = self.rows.total(partial) / self.weight_sum[:, None, None]
         columns, sums = products[..., :-1], products[..., -1]
-        return self.join((columns - sums[..., None] * self.center) * self.inverse_scale, sums)
+        columns = (columns - sums[..., None] * self.center) * self.inverse_scale
+        if self._gauge is not None:  # there is nothing in these directions but rounding
+            columns = columns - (columns @ self._gauge) @ self._gauge.mT
+        return self.join(columns, sums)
 
     def rmatmul(self, block: Block, r: Tensor) -> Tensor:
         """``r @ X`` with ``sum(r)`` in a last column: (P, K, n) -> (P, K, d + 1)."""
@@ -147,38 +149,70 @@ class LinearObjective(Objective):
 
     # ---- one of many optima ----
 
+    def _degeneracy(self, varies: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Directions in which X does not vary though its columns do: raw, and orthonormal in w.
+
+        Also which problems (P,) have a penalty too weak to choose among the optima along them. The
+        directions matter, and are looked for, only where rounding of the gradient outweighs the penalty.
+        """
+        curve = torch.where(varies, self.penalty.strength[:, None] * self.inverse_scale[:, 0].square(), 1.0)
+        least, d = curve.amin(dim=1), self.rows.n_features
+        undecided = least < 16 * d * torch.finfo(self.dtype).eps
+        weak = least < 16 * d * torch.finfo(self.rows.dtype).eps
+        if d > NULL_SPACE_FEATURES or not bool(weak.any()):
+            return None, None, undecided
+        null = self._null_space(varies)
+        if null.shape[1] == 0:
+            return None, None, undecided
+        scale = torch.where(varies, 1 / self.inverse_scale[:, 0], 0.0)
+        return null, torch.linalg.qr(scale[:, :, None] * null).Q, undecided
+
+    def _null_space(self, varies: Tensor) -> Tensor:
+        """Orthonormal raw directions (d, r) along which no centred row has a component."""
+        gram = self._total(
+            _sum(
+                sandwich(
+                    b.X, b.weights.mean(dim=0, keepdim=True), self.center, self.spread, self.fit_intercept
+                )[0]
+                for b in self.rows.blocks()
+            )
+        )
+        if self.fit_intercept:  # what is left of the columns once their mean is exactly taken out
+            gram = gram[:-1, :-1] - torch.outer(gram[:-1, -1], gram[-1, :-1]) / gram[-1, -1]
+        both = varies[:, None] & varies
+        gram = torch.where(both, gram, 0.0) + torch.diag(torch.where(varies, 0.0, gram.diagonal().max()))
+        values, vectors = torch.linalg.eigh(gram)
+        zero = values <= 16 * len(values) * torch.finfo(self.dtype).eps * values[-1]
+        return torch.linalg.qr(vectors[:, zero] / self.spread[:, None]).Q
+
     def canonical(self, w: Tensor) -> Tensor:
         """The same predictions from the smallest coefficients that make them.
 
-        Softmax coefficients and intercepts are centred over the classes. Where the penalty is too weak to
-        see to it, directions in which X does not vary (collinear columns) are taken out: the limit of
-        C -> inf.
+        Softmax coefficients and intercepts are centred over the classes. Where there is no penalty to see
+        to it, directions in which X does not vary (collinear columns) are taken out: the limit of C -> inf.
         """
         coef, shifted = self._split(w)
         if self.loss.shift_invariant:
             coef, shifted = coef - coef.mean(dim=1, keepdim=True), shifted - shifted.mean(dim=1, keepdim=True)
-        if self._undecided and self.rows.n_features <= MINIMUM_NORM_FEATURES:
-            null = self._null_space()
+        if self._null is not None:
             raw = coef * self.inverse_scale
-            raw = raw - (raw @ null) @ null.T
-            coef = torch.where(self.inverse_scale > 0, raw / self.inverse_scale, 0.0)
+            raw = raw - (raw @ self._null) @ self._null.T
+            smallest = torch.where(self.inverse_scale > 0, raw / self.inverse_scale, 0.0)
+            coef = torch.where(self.undecided[:, None, None], smallest, coef)
         return self.join(coef, shifted)
 
-    def _null_space(self) -> Tensor:
-        """Orthonormal directions (d, r) of raw coefficients along which no centred row has a component."""
-        unit = torch.where(self.inverse_scale[0, 0] > 0, self.spread, torch.inf)
-        center = self.center.to(self.rows.dtype)
-        gram = self._total(
-            _sum(
-                sandwich(block.X, block.weights[:1], center, unit.to(self.rows.dtype), self.fit_intercept)[0]
-                for block in self.rows.blocks()
-            )
-        )
-        if self.fit_intercept:  # what is left of the columns once the mean is exactly taken out
-            gram = gram[:-1, :-1] - torch.outer(gram[:-1, -1], gram[-1, :-1]) / gram[-1, -1]
-        values, vectors = torch.linalg.eigh(gram)
-        directions = vectors[:, values <= self._rounding * values[-1]] / self.spread[:, None]
-        return torch.linalg.qr(directions).Q
+    def add_gauge(self, matrix: Tensor) -> None:
+        """Curvature where F is flat, in place on (P, K, m, K, m), so that the matrix is regular.
+
+        Gradients have no part in these directions: the solution of a linear system stays as it is.
+        """
+        d, K = self.rows.n_features, self.n_outputs
+        if self._gauge is not None:
+            flat = self._gauge @ self._gauge.mT * self.undecided[:, None, None]  # (P, d, d)
+            matrix.diagonal(dim1=1, dim2=3)[:, :d, :d].add_(flat[..., None])
+        if self.loss.shift_invariant:
+            curve = matrix.diagonal(dim1=1, dim2=3).diagonal(dim1=1, dim2=2).mean(dim=1)  # (P, m)
+            matrix.diagonal(dim1=2, dim2=4).add_(curve[:, None, None] / K)  # (P, K, K, m)
 
 
 class LinearFisher:
@@ -221,12 +255,11 @@ class LinearFisher:
 
     def diagonal(self) -> Tensor:
         objective = self.objective
-        center = objective.center.to(objective.rows.dtype)
 
         def squares(block: Block, fisher: Tensor) -> Tensor:
             r = block.weights[:, None] * objective.loss.fisher_diagonal(fisher)
-            products = rmatmul_square(block.X, r.flatten(0, 1), center).view(*r.shape[:2], -1)
-            return torch.cat([products, r.sum(dim=2, keepdim=True)], dim=2).to(objective.dtype)
+            products = rmatmul_square(block.X, r.flatten(0, 1), objective.center).view(*r.shape[:2], -1)
+            return torch.cat([products, r.sum(dim=2, keepdim=True, dtype=objective.dtype)], dim=2)
 
         total = objective.rows.total(_sum(squares(block, fisher) for block, fisher in self._blocks()))
         total = total / objective.weight_sum[:, None, None]
@@ -235,31 +268,30 @@ class LinearFisher:
 
     def matrix(self) -> Tensor:
         objective = self.objective
-        P, K, dtype = objective.n_problems, objective.n_outputs, objective.rows.dtype
-        center, spread = objective.center.to(dtype), objective.spread.to(dtype)
+        P, K, center, spread = objective.n_problems, objective.n_outputs, objective.center, objective.spread
 
-        def pairs_of(block: Block, fisher: Tensor) -> Tensor:
-            weights = (objective.loss.fisher_pairs(fisher) * block.weights[:, None]).flatten(0, 1)
-            return sandwich(block.X, weights, center, spread, objective.fit_intercept).to(objective.dtype)
+        def of_block(block: Block, fisher: Tensor) -> Tensor:
+            diagonal, factors = objective.loss.fisher_factors(fisher)
+            weighted = (diagonal * block.weights[:, None]).flatten(0, 1)
+            blocks = sandwich(block.X, weighted, center, spread, objective.fit_intercept)
+            m = blocks.shape[-1]
+            matrix = blocks.new_zeros((P, K, m, K, m))
+            matrix.diagonal(dim1=1, dim2=3).copy_(blocks.view(P, K, m, m).permute(0, 2, 3, 1))
+            if factors is not None:
+                root = factors * block.weights.sqrt()[:, None]
+                outer = sandwich_outer(block.X, root, center, spread, objective.fit_intercept)
+                matrix -= outer.view_as(matrix)
+            return matrix
 
-        pairs = objective.rows.total(_sum(pairs_of(block, fisher) for block, fisher in self._blocks()))
-        m = pairs.shape[-1]
-        factor = torch.ones((P, m), dtype=pairs.dtype, device=pairs.device)
+        matrix = objective.rows.total(_sum(of_block(block, fisher) for block, fisher in self._blocks()))
+        factor = torch.ones((P, matrix.shape[-1]), dtype=matrix.dtype, device=matrix.device)
         factor[:, : objective.rows.n_features] = objective.spread * objective.inverse_scale[:, 0]
-        pairs = pairs.view(P, -1, m, m) * (factor[:, None, :, None] * factor[:, None, None, :])
-        pairs = pairs / objective.weight_sum[:, None, None, None]
-        row, column = torch.tril_indices(K, K, device="cpu").tolist()
-        fisher = pairs.new_empty((P, K, K, m, m))
-        fisher[:, row, column] = pairs
-        fisher[:, column, row] = pairs
-        if objective.loss.shift_invariant:
-            # Equal changes of all classes change nothing. Gradients have no part in that direction, so
-            # any curvature in it makes the matrix regular and leaves the solution as it is.
-            free = fisher.diagonal(dim1=1, dim2=2).diagonal(dim1=1, dim2=2).mean(dim=1)  # (P, m)
-            fisher.diagonal(dim1=3, dim2=4).add_(free[:, None, None] / K)
-        fisher = fisher.permute(0, 1, 3, 2, 4).reshape(P, K * m, K * m)
-        fisher.diagonal(dim1=1, dim2=2).add_(self._penalty())
-        return fisher
+        matrix = matrix * (factor[:, None, :, None, None] * factor[:, None, None, None])
+        matrix = matrix / objective.weight_sum[:, None, None, None, None]
+        objective.add_gauge(matrix)
+        matrix = matrix.view(P, objective.n_parameters, objective.n_parameters)
+        matrix.diagonal(dim1=1, dim2=2).add_(self._penalty())
+        return matrix
 
 
 def _sum(partials: Iterable[Tensor]) -> Tensor:

@@ -36,18 +36,22 @@ def rmatmul(X: Matrix, residual: Tensor) -> Tensor:
 
 
 def rmatmul_square(X: Matrix, residual: Tensor, center: Tensor) -> Tensor:
-    """``residual @ (X - center) ** 2``: (Q, n_rows) -> (Q, n_features)."""
+    """``residual @ (X - center) ** 2``: (Q, n_rows) -> (Q, n_features).
+
+    In the dtype of `center`: the squares of float32 numbers overflow from 2e19 on.
+    """
+    residual = residual.to(center.dtype)
     if isinstance(X, Sparse):
         # Stored entries give (x - c)² - c²; the c² of every row, stored or not, is added after.
-        columns = X.transpose.crow_indices().diff()
-        stored_center = center.repeat_interleave(columns)
-        values = X.transpose.values()
-        squares = _csr_like(X.transpose, values * (values - 2 * stored_center))
+        stored = center.repeat_interleave(X.transpose.crow_indices().diff())
+        values = X.transpose.values().to(center.dtype)
+        squares = _csr_like(X.transpose, values * (values - 2 * stored))
         return (squares @ residual.T).T + residual.sum(dim=1, keepdim=True) * center.square()
     step = max(1, CHUNK_NUMBERS // X.shape[1])
-    result = torch.zeros((len(residual), X.shape[1]), dtype=X.dtype, device=X.device)
+    result = torch.zeros((len(residual), X.shape[1]), dtype=center.dtype, device=center.device)
     for start in range(0, len(X), step):
-        result += residual[:, start : start + step] @ (X[start : start + step] - center).square_()
+        deviation = X[start : start + step].to(center.dtype) - center
+        result += residual[:, start : start + step] @ deviation.square_()
     return result
 
 
@@ -55,20 +59,45 @@ def sandwich(X: Matrix, weights: Tensor, center: Tensor, spread: Tensor, interce
     """``A.T @ diag(weights[q]) @ A`` for each q, with A the columns ``(X - center) / spread``.
 
     `intercept` appends a column of ones to A, the last of m. The columns are centred before they are
-    multiplied: subtracting the means afterwards would lose (mean / sd)² of the accuracy.
+    multiplied: subtracting the means afterwards would lose (mean / sd)² of the accuracy. For the same
+    reason the products are in the dtype of `center`, also for float32 rows: a float32 Fisher matrix loses
+    every direction with less than 1e-7 of the curvature of the steepest.
     (Q, n_rows) -> (Q, m, m).
     """
-    n_problems, n_rows = weights.shape
-    m = X.shape[1] + intercept
-    result = torch.zeros((n_problems * m, m), dtype=center.dtype, device=center.device)
-    step = max(1, CHUNK_NUMBERS // (n_problems * m))
-    for start in range(0, n_rows, step):
-        A = (_dense(X, start, start + step) - center) / spread
+    Q, m = len(weights), X.shape[1] + intercept
+    result = torch.zeros((Q * m, m), dtype=center.dtype, device=center.device)
+    for rows, A in _standardised_chunks(X, center, spread, intercept, CHUNK_NUMBERS // (Q * m)):
+        weighted = weights[:, rows].T.to(center.dtype).contiguous()[:, :, None] * A[:, None]  # (rows, Q, m)
+        result += weighted.view(-1, Q * m).T @ A
+    return result.view(Q, m, m)
+
+
+def sandwich_outer(X: Matrix, factors: Tensor, center: Tensor, spread: Tensor, intercept: bool) -> Tensor:
+    """``sum_i (b_i kron a_i) (b_i kron a_i)^T`` with b_i the column i of `factors`, a_i the row of A.
+
+    A is that of `sandwich`. (P, K, n_rows) -> (P, K * m, K * m), class-major.
+    """
+    P, K, m = *factors.shape[:2], X.shape[1] + intercept
+    result = torch.zeros((P, K * m, K * m), dtype=center.dtype, device=center.device)
+    for rows, A in _standardised_chunks(X, center, spread, intercept, CHUNK_NUMBERS // (P * K * m)):
+        product = (
+            factors[:, :, rows].mT.to(center.dtype).contiguous()[..., None] * A[:, None]
+        )  # (P, rows, K, m)
+        product = product.view(P, -1, K * m)
+        result += product.mT @ product
+    return result
+
+
+def _standardised_chunks(
+    X: Matrix, center: Tensor, spread: Tensor, intercept: bool, n_rows: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Dense ``(X - center) / spread``, with ones for the intercept, `n_rows` rows at a time."""
+    n_rows = max(1, n_rows)
+    for start in range(0, X.shape[0], n_rows):
+        A = (_dense(X, start, start + n_rows).to(center.dtype) - center) / spread
         if intercept:
             A = torch.cat([A, torch.ones_like(A[:, :1])], dim=1)
-        weighted = A.T * weights[:, None, start : start + step]  # (Q, m, rows)
-        result += weighted.reshape(n_problems * m, -1) @ A
-    return result.view(n_problems, m, m)
+        yield slice(start, start + n_rows), A
 
 
 def _dense(X: Matrix, start: int, stop: int) -> Tensor:
@@ -157,7 +186,9 @@ class ArrayRows(Rows):
         step = max(1, BLOCK_NUMBERS // n_outputs)
         self._blocks = [
             Block(
-                part if isinstance(part := X[start : start + step], Tensor) else sparse_matrix(part, self.device),
+                part
+                if isinstance(part := X[start : start + step], Tensor)
+                else sparse_matrix(part, self.device),
                 target[start : start + step],
                 weights[:, start : start + step],
             )
@@ -165,7 +196,9 @@ class ArrayRows(Rows):
         ]
 
     def blocks(self) -> Iterator[Block]:
-        yield from self._blocks
+        for block in self._blocks:
+            self.rows_read += len(block.target)
+            yield block
 
     def total(self, partial: Tensor) -> Tensor:
         return partial

@@ -50,10 +50,11 @@ class Rows(ABC):
     n_features: int
     dtype: torch.dtype
     device: torch.device
+    rows_read: int = 0  # by all calls of `blocks` so far
 
     @abstractmethod
     def blocks(self) -> Iterator[Block]:
-        """All rows once, in the same order at every call."""
+        """All rows once, in the same order at every call; counts them in `rows_read`."""
 
     @abstractmethod
     def total(self, partial: Tensor) -> Tensor:
@@ -96,11 +97,11 @@ class Objective(ABC):
 class Iteration(NamedTuple):
     """What one update of the weights looked like; every array is (P,)."""
 
-    index: int
+    number: int  # from 0
     objective: np.ndarray  # F before the update
     gradient_norm: np.ndarray  # max |gradient| before the update
     step: np.ndarray  # 1 is the whole step
-    rows_read: int  # passes over the rows so far, times n_rows
+    rows_read: int  # so far, by every pass for whatever purpose
     w: Tensor  # (P, n_parameters) after the update
 
 
@@ -123,7 +124,8 @@ REASONS = {
         "use float64 data, or a larger tol if this accuracy is enough"
     ),
     "separation": (
-        "the classes can be separated perfectly, so without a penalty the coefficients grow for ever; use a finite C"
+        "the classes can be separated perfectly, so without a penalty the coefficients grow for ever; "
+        "use a finite C"
     ),
     "callback": "a callback stopped it",
 }
@@ -170,7 +172,6 @@ class Trial(NamedTuple):
     step: np.ndarray  # (P,), 0 for a problem that did not move
     decrement: np.ndarray  # (P,) -gradient @ direction: twice the decrease a Newton step predicts
     trust: np.ndarray  # (P,) bool
-    n_passes: int
 
 
 def backtrack(objective: Objective, state: State, direction: Tensor, trust: Tensor) -> Trial:
@@ -184,7 +185,7 @@ def backtrack(objective: Objective, state: State, direction: Tensor, trust: Tens
     descends = slope <= 0  # False for NaN too
     noise = 4 * torch.finfo(objective.rows.dtype).eps * state.value.abs()
     step = torch.ones_like(slope)
-    for n_passes in range(1, MAX_HALVINGS + 1):
+    for _ in range(MAX_HALVINGS):
         w = state.w + step[:, None] * direction
         value, gradient = objective.value_and_gradient(w)
         enough = (value <= state.value + ARMIJO * step * slope + noise) & descends
@@ -202,7 +203,7 @@ def backtrack(objective: Objective, state: State, direction: Tensor, trust: Tens
             np.where(moved, report[5], state.objective),
             np.where(moved, report[6], state.gradient_norm),
         )
-    return Trial(reached, report[3] * moved, report[4], report[2].astype(bool), n_passes)
+    return Trial(reached, report[3] * moved, report[4], report[2].astype(bool))
 
 
 class Progress:
@@ -210,27 +211,30 @@ class Progress:
 
     def __init__(self, objective: Objective, tol: float) -> None:
         eps = float(torch.finfo(objective.rows.dtype).eps)
-        self.tol, self._n_rows, self._n_passes = tol, objective.rows.n_rows, 1
+        self.tol, self._rows = tol, objective.rows
         # A decrease below rounding cannot be seen, whatever tol asks for.
         self._decrease, self._vanished = max(tol**2, 4 * eps), eps**2
         self.reasons = ["max_iter"] * objective.n_problems
         self.n_iter = np.zeros(objective.n_problems, dtype=np.int32)
         self.done = np.zeros(objective.n_problems, dtype=bool)
 
-    def record(self, before: State, trial: Trial, improvable: np.ndarray, index: int, callback: Callback) -> bool:
+    def record(
+        self, before: State, trial: Trial, improvable: np.ndarray, number: int, callback: Callback
+    ) -> bool:
         """Take in one update; True once there is nothing left to do.
 
         A problem is solved if at the weights before the update max |gradient| <= tol and the predicted
         relative decrease <= tol²; that update is taken all the same.
         """
         self.n_iter[~self.done] += 1
-        self._n_passes += trial.n_passes
-        small = (before.gradient_norm <= self.tol) & (trial.decrement / 2 <= self._decrease * before.objective)
+        small = (before.gradient_norm <= self.tol) & (
+            trial.decrement / 2 <= self._decrease * before.objective
+        )
         self._conclude(before.objective <= self._vanished, "separation")
         self._conclude(trial.trust & small, "converged")
         self._conclude((trial.step == 0) & ~improvable, "precision")
-        rows_read = self._n_passes * self._n_rows
-        update = Iteration(index, before.objective, before.gradient_norm, trial.step, rows_read, trial.state.w)
+        read = self._rows.rows_read
+        update = Iteration(number, before.objective, before.gradient_norm, trial.step, read, trial.state.w)
         if callback(update):
             self._conclude(~self.done, "callback")
         return bool(self.done.all())
