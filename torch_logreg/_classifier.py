@@ -124,7 +124,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     n_features_in_ : int
         Number of columns of X in `fit`.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, if X had names that are all strings.
 
     n_iter_ : ndarray of shape (1,), int32
@@ -147,8 +147,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         The objective divided by ``C * sum(s)``, before each update.
 
     history_ : pandas.DataFrame
-        One row an update: ``objective`` and ``gradient_norm`` before it (as in `objective_` and
-        `tol`), ``rows_read`` and ``seconds`` so far, and its ``step`` (1 is a whole one).
+        One row an update: ``objective``, ``gradient_norm``, ``rows_read``, ``step``, ``seconds``.
 
     module_ : torch.nn.Linear
         The model as a module that gives raw predictions, made from `coef_` and `intercept_` at each access.
@@ -467,7 +466,11 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     @property
     def history_(self) -> pd.DataFrame:
-        """What each update of the weights did, one row an update."""
+        """What each update of the weights did: a DataFrame of one row an update.
+
+        ``objective`` and ``gradient_norm`` are those before the update, on the scales of `objective_` and
+        `tol`; ``rows_read`` and ``seconds`` count from the start of the fit; ``step`` is 1 for a whole step.
+        """
         check_is_fitted(self)
         return pd.DataFrame(self._history).astype({"rows_read": np.int64})
 

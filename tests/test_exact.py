@@ -1,0 +1,142 @@
+"""The default estimator against the independent Newton of oracle.py, on real data as it comes."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pytest
+import scipy.sparse
+from datasets import NAMES, load, standardised
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.class_weight import compute_sample_weight
+
+from torch_logreg import TorchLogisticClassifier
+
+STRENGTHS = (1e-3, 1.0, 1e4)
+LIGHT_NAMES = [pytest.param(name, marks=pytest.mark.slow) if name == "digits" else name for name in NAMES]
+WITH_UNPENALISED_OPTIMUM = ("birthwt", "default", "hmda", "wa_churn", "wa_churn_collinear")
+
+
+def columns(name: str, scaled: bool) -> np.ndarray:
+    X = load(name).X
+    return standardised(X) if scaled else X
+
+
+def weights_of(name: str) -> np.ndarray:
+    """Unequal weights, with some rows left out."""
+    weights = np.random.default_rng(0).gamma(2.0, size=len(load(name).y))
+    weights[::17] = 0
+    return weights
+
+
+def assert_at_optimum(
+    clf: TorchLogisticClassifier,
+    X: np.ndarray,
+    y: np.ndarray,
+    n_classes: int,
+    C: float,
+    weight: np.ndarray | None,
+    objective_bound: float = 1e-8,
+    coef_bound: float = 1e-4,
+) -> None:
+    """`oracle.solve` itself asserts that its gradient is at most 1e-12 of its scale."""
+    best = oracle.solve(X, y, n_classes, C, sample_weight=weight, fit_intercept=clf.fit_intercept)
+    coef, intercept = clf.coef_.astype(np.float64), clf.intercept_.astype(np.float64)
+    reached = oracle.objective(coef, intercept, X, y, C, weight)
+    assert clf.converged_
+    assert abs(reached - best.objective) <= objective_bound * best.objective
+    assert np.abs(clf.coef_ - best.coef).max() <= coef_bound * np.abs(best.coef).max()
+
+
+@pytest.mark.parametrize("C", STRENGTHS)
+@pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no_intercept"])
+@pytest.mark.parametrize("scaled", [False, True], ids=["raw", "scaled"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_default_reaches_the_optimum_without_a_warning(name, scaled, fit_intercept, C):
+    X, y, n_classes = columns(name, scaled), load(name).y, load(name).classes
+    clf = TorchLogisticClassifier(C=C, fit_intercept=fit_intercept).fit(X, y)
+    assert_at_optimum(clf, X, y, n_classes, C, None)
+
+
+@pytest.mark.parametrize("C", STRENGTHS)
+@pytest.mark.parametrize("name", LIGHT_NAMES)
+def test_the_default_reaches_the_optimum_with_sample_weights(name, C):
+    X, y, n_classes = load(name).X, load(name).y, load(name).classes
+    weights = weights_of(name)
+    clf = TorchLogisticClassifier(C=C).fit(X, y, sample_weight=weights)
+    assert_at_optimum(clf, X, y, n_classes, C, weights)
+
+
+@pytest.mark.parametrize("C", STRENGTHS)
+@pytest.mark.parametrize("name", LIGHT_NAMES)
+def test_the_default_reaches_the_optimum_with_balanced_classes(name, C):
+    X, y, n_classes = load(name).X, load(name).y, load(name).classes
+    clf = TorchLogisticClassifier(C=C, class_weight="balanced").fit(X, y)
+    assert_at_optimum(clf, X, y, n_classes, C, compute_sample_weight("balanced", y))
+
+
+@pytest.mark.parametrize("C", STRENGTHS)
+@pytest.mark.parametrize("name", LIGHT_NAMES)
+def test_float32_columns_reach_the_optimum_to_float32_accuracy(name, C):
+    X, y, n_classes = load(name).X, load(name).y, load(name).classes
+    clf = TorchLogisticClassifier(C=C).fit(X.astype(np.float32), y)
+    assert clf.coef_.dtype == np.float32
+    # Near-collinear columns leave single coefficients less certain than what they predict together.
+    assert_at_optimum(clf, X, y, n_classes, C, None, objective_bound=1e-5, coef_bound=1e-2)
+
+
+@pytest.mark.parametrize("C", STRENGTHS)
+@pytest.mark.parametrize("name", LIGHT_NAMES)
+def test_sparse_rows_reach_the_optimum(name, C):
+    X, y, n_classes = load(name).X, load(name).y, load(name).classes
+    clf = TorchLogisticClassifier(C=C).fit(scipy.sparse.csr_array(X), y)
+    assert_at_optimum(clf, X, y, n_classes, C, None)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no_intercept"])
+@pytest.mark.parametrize("name", WITH_UNPENALISED_OPTIMUM)
+def test_without_a_penalty_the_smallest_of_the_optimal_coefficients_are_found(name, fit_intercept, dtype):
+    X, y, n_classes = load(name).X, load(name).y, load(name).classes
+    clf = TorchLogisticClassifier(C=np.inf, fit_intercept=fit_intercept).fit(X.astype(dtype), y)
+    accuracy = 1e-8 if dtype == np.float64 else 1e-5
+    assert_at_optimum(clf, X, y, n_classes, np.inf, None, accuracy, 1e-4 if dtype == np.float64 else 1e-3)
+
+
+def test_collinear_columns_without_a_penalty_give_the_probabilities_of_logistic_regression():
+    X, y = standardised(load("wa_churn_collinear").X), load("wa_churn_collinear").y
+    ours = TorchLogisticClassifier(C=np.inf).fit(X, y)
+    peer = LogisticRegression(C=np.inf, tol=1e-8, max_iter=10_000).fit(X, y)
+    np.testing.assert_allclose(ours.predict_proba(X), peer.predict_proba(X), rtol=0, atol=1e-5)
+
+
+def overlapping_classes() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(400, 5))
+    logits = X @ rng.normal(size=(5, 4))
+    return X, (logits + rng.gumbel(scale=2.0, size=logits.shape)).argmax(axis=1)
+
+
+def test_unpenalised_softmax_gives_the_probabilities_of_logistic_regression():
+    X, y = overlapping_classes()
+    ours = TorchLogisticClassifier(C=np.inf).fit(X, y)
+    peer = LogisticRegression(C=np.inf, tol=1e-8, max_iter=10_000).fit(X, y)
+    np.testing.assert_allclose(ours.predict_proba(X), peer.predict_proba(X), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours.coef_.sum(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(ours.intercept_.sum(), 0, atol=1e-12)
+    assert_at_optimum(ours, X, y, 4, np.inf, None)
+
+
+def test_unpenalised_softmax_of_collinear_columns_gives_the_smallest_coefficients():
+    X, y = overlapping_classes()
+    X = np.column_stack([X, X[:, 0] + X[:, 1], 1e3 * X[:, 2], np.full(len(X), 7.0)])
+    clf = TorchLogisticClassifier(C=np.inf).fit(X, y)
+    assert_at_optimum(clf, X, y, 4, np.inf, None)
+
+
+@pytest.mark.parametrize("solver", ["newton-cg", "lbfgs"])
+@pytest.mark.parametrize("name", ["breast_cancer", "iris", "hmda"])
+def test_the_other_solvers_reach_the_same_optimum_from_raw_columns(name, solver):
+    X, y, n_classes = load(name).X, load(name).y, load(name).classes
+    clf = TorchLogisticClassifier(solver=solver, max_iter=2000).fit(X, y)
+    assert_at_optimum(clf, X, y, n_classes, 1.0, None)
