@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,13 @@ except ImportError:  # scikit-learn 1.8 has no callbacks: then neither has the e
         """Stands in where scikit-learn has no callbacks."""
 
     def with_callbacks(method: Callable) -> Callable:
-        return method
+        """One frame on the stack, as there, so that warnings name the same line."""
+
+        @functools.wraps(method)
+        def plain(*args: Any, **kwargs: Any) -> Any:
+            return method(*args, **kwargs)
+
+        return plain
 
 
 HISTORY = ("objective", "gradient_norm", "rows_read", "step", "seconds")
@@ -68,10 +75,9 @@ class Forward:
     def __call__(self, attributes: Callable[[], dict]) -> bool:
         if self._context is None:
             return False
-        fitted = attributes()
         iteration = self._context.subcontext(task_name="iteration")
-        iteration.call_on_fit_task_begin(**self._hooks, reconstruction_attributes=fitted)
-        return bool(iteration.call_on_fit_task_end(**self._hooks, reconstruction_attributes=fitted))
+        iteration.call_on_fit_task_begin(**self._hooks)
+        return bool(iteration.call_on_fit_task_end(**self._hooks, reconstruction_attributes=attributes()))
 
     def close(self) -> None:
         if self._context is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from numbers import Integral, Real
@@ -28,6 +28,7 @@ from torch_logreg._inputs import (
     check_predict,
     features_to,
     float_dtype,
+    on_host,
     resolve_device,
     supports_float64,
     to_tensor,
@@ -48,6 +49,11 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
 
 ELSEWHERE = ("liblinear", "sag", "saga")  # of LogisticRegression, and not here
 PREDICT_NUMBERS = 2**22  # raw predictions held at a time besides the output
+
+
+def _fitted(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an estimator's attributes `fit` has set."""
+    return {name: value for name, value in state.items() if name.endswith("_") or name == "_history"}
 
 
 class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
@@ -275,10 +281,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         try:
             yield
         except BaseException:
-            fitted = [name for name in vars(self) if name.endswith("_")]
-            for name in fitted:
+            for name in _fitted(vars(self)):
                 delattr(self, name)
-            self.__dict__.update({name: value for name, value in earlier.items() if name.endswith("_")})
+            self.__dict__.update(_fitted(earlier))
             raise
 
     def _solve(self, data: TrainingData, forward: Forward) -> dict[str, Any]:
@@ -338,8 +343,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             return torch.zeros((1, objective.n_parameters), dtype=objective.dtype, device=device)
         if self.coef_.shape != shape:
             raise ValueError(
-                f"warm_start=True, but the earlier coef_ has the shape {self.coef_.shape} and this data needs "
-                f"{shape}; fit a clone, or set warm_start=False."
+                f"warm_start=True, but the earlier coef_ has the shape {self.coef_.shape} and this data "
+                f"needs {shape}; fit a clone, or set warm_start=False."
             )
         coef = to_tensor(self._dense_coef()[None], device, objective.dtype)
         intercept = to_tensor(self.intercept_[None], device, objective.dtype)
@@ -350,7 +355,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         warnings.warn(
             f"{self.solver_} stopped after {int(self.n_iter_[0])} iterations before it converged: {reason}.",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,  # the line that called `fit`, through `with_callbacks`
         )
 
     # ---- predictions ----
@@ -367,6 +372,11 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             device = resolve_device(self.device, features)
             dtype = float_dtype(features, device)
             coef = self._dense_coef()
+            if coef.shape[1] != features.shape[1]:
+                raise ValueError(
+                    f"coef_ has {coef.shape[1]} columns and X has {features.shape[1]}: "
+                    "they must have equally many."
+                )
             if coef.dtype == np.float64 and supports_float64(device):
                 dtype = torch.float64
             weight = to_tensor(coef, device, dtype)
@@ -443,6 +453,27 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             logarithm of `predict_proba`.
         """
         return self._predictions(X, lambda z: self._link(z).log_probability(z))
+
+    def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Mean accuracy of the predicted labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
+            The rows to predict.
+
+        y : array-like of shape (n_samples,)
+            Their true labels.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        accuracy : float
+            The fraction, by weight, of the rows whose label is predicted.
+        """
+        return super().score(X, on_host(y), sample_weight=on_host(sample_weight))
 
     @staticmethod
     def _link(z: Tensor) -> Loss:

@@ -40,8 +40,10 @@ def check_fit(
     estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any, class_weight: Any
 ) -> TrainingData:
     """Check all that `fit` takes; sets `n_features_in_` and `feature_names_in_`."""
-    X, y = _host(X), y if y is None else _host(y, of="y")
+    X, y = _features(X), on_host(y)
     if isinstance(X, Tensor):
+        if y is None:
+            raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None.")
         _check_tensor(estimator, X, reset=True)
         y = _check_y(y, multi_output=False, y_numeric=False, estimator=estimator)
         if len(y) != len(X):
@@ -67,15 +69,20 @@ def check_fit(
 
 def check_predict(estimator: BaseEstimator, X: Any) -> Features:
     """Check the rows to predict against what `fit` saw."""
-    X = _host(X)
+    X = _features(X)
     if isinstance(X, Tensor):
         _check_tensor(estimator, X, reset=False)
         return _canonical(X)
     return _canonical(validate_data(estimator, X, accept_sparse="csr", dtype=FLOATS, reset=False))
 
 
-def _host(array: Any, of: str = "X") -> Any:
-    """CPU tensors as numpy arrays, without a copy; y from any device; all else as it is."""
+def _features(X: Any) -> Any:
+    """X as `validate_data` takes it: only a tensor on another device stays a tensor."""
+    return X.detach() if isinstance(X, Tensor) and X.device.type != "cpu" else on_host(X, of="X")
+
+
+def on_host(array: Any, of: str = "y") -> Any:
+    """Tensors as numpy arrays, without a copy where they are on the CPU; all else as it is."""
     if not isinstance(array, Tensor):
         return array
     if array.layout != torch.strided:
@@ -84,8 +91,6 @@ def _host(array: Any, of: str = "X") -> Any:
             "pass a scipy.sparse CSR array or a dense tensor."
         )
     array = array.detach()
-    if of == "X" and array.device.type != "cpu":
-        return array
     if array.dtype in (torch.float16, torch.bfloat16):
         array = array.float()
     return array.cpu().resolve_conj().resolve_neg().numpy()
@@ -128,7 +133,7 @@ def _default_float(X: Tensor) -> torch.dtype:
 
 def _sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
     if sample_weight is not None:
-        sample_weight = _host(sample_weight, of="sample_weight")
+        sample_weight = on_host(sample_weight, of="sample_weight")
     weights = _check_sample_weight(sample_weight, y, dtype=np.float64)
     if (weights < 0).any():
         row = int(np.flatnonzero(weights < 0)[0])

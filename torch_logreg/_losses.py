@@ -14,6 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def softplus(z: Tensor) -> Tensor:
+    """``log(1 + exp(z))`` to the last digit: torch's default threshold of 20 cuts off 2e-9.
+
+    `F.logsigmoid` would do, but starts all threads even for a few hundred numbers.
+    """
+    return F.softplus(z, threshold=40)
+
+
 class BinaryCrossEntropy:
     """``log(1 + exp(-t z))`` with ``t`` in {-1, +1} and one raw prediction a row.
 
@@ -35,7 +43,7 @@ class BinaryCrossEntropy:
     @staticmethod
     def value_and_gradient(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         margin = target * z
-        return -F.logsigmoid(margin).squeeze(1), -target * torch.sigmoid(-margin)  # (P, n), (P, 1, n)
+        return softplus(-margin).squeeze(1), -target * torch.sigmoid(-margin)  # (P, n), (P, 1, n)
 
     @staticmethod
     def fisher(z: Tensor) -> Tensor:
@@ -51,13 +59,13 @@ class BinaryCrossEntropy:
         return fisher
 
     @staticmethod
-    def fisher_factors(fisher: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The K x K Fisher matrix of each row as ``diag(a) - b b^T``: a and b (P, K, n), or None for no b."""
-        return fisher, None
+    def fisher_factors(fisher: Tensor) -> Tensor | None:
+        """What b (P, K, n) makes the Fisher matrix of a row ``-b_k b_l`` off its diagonal; None for 0."""
+        return None
 
     @staticmethod
     def log_probability(z: Tensor) -> Tensor:
-        return F.logsigmoid(torch.cat([-z, z]))  # (1, n) -> (2, n)
+        return -softplus(torch.cat([z, -z]))  # (1, n) -> (2, n)
 
     @staticmethod
     def probability(z: Tensor) -> Tensor:
@@ -93,7 +101,7 @@ class SoftmaxCrossEntropy:
         against = torch.logsumexp(others, dim=1, keepdim=True)  # log odds against the row's class
         wrong = torch.sigmoid(against)  # (P, 1, n)
         gradient = torch.softmax(others, dim=1).mul_(wrong).scatter_(1, index, -wrong)
-        return -F.logsigmoid(-against).squeeze(1), gradient  # (P, n), (P, K, n)
+        return softplus(against).squeeze(1), gradient  # (P, n), (P, K, n)
 
     @staticmethod
     def fisher(z: Tensor) -> Tensor:
@@ -102,16 +110,21 @@ class SoftmaxCrossEntropy:
 
     @staticmethod
     def fisher_product(fisher: Tensor, dz: Tensor) -> Tensor:
+        # Relative to the likeliest class: its own p near 1 then multiplies only zeros.
+        dz = dz - dz.gather(1, fisher.argmax(dim=1, keepdim=True))
         return fisher * (dz - (fisher * dz).sum(dim=1, keepdim=True))
 
     @staticmethod
     def fisher_diagonal(fisher: Tensor) -> Tensor:
-        return fisher * (1 - fisher)
+        # p (1 - p), with 1 - p of the likeliest class as the sum of the others, which does not cancel.
+        likeliest = fisher.argmax(dim=1, keepdim=True)
+        others = fisher.scatter(1, likeliest, 0.0).sum(dim=1, keepdim=True)
+        return fisher * (1 - fisher).scatter(1, likeliest, others)
 
     @staticmethod
-    def fisher_factors(fisher: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The K x K Fisher matrix of each row as ``diag(a) - b b^T``: a and b (P, K, n), or None for no b."""
-        return fisher, fisher
+    def fisher_factors(fisher: Tensor) -> Tensor | None:
+        """What b (P, K, n) makes the Fisher matrix of a row ``-b_k b_l`` off its diagonal; None for 0."""
+        return fisher
 
     @staticmethod
     def log_probability(z: Tensor) -> Tensor:

@@ -121,7 +121,9 @@ class LinearObjective(Objective):
         products = self.rows.total(partial) / self.weight_sum[:, None, None]
         columns, sums = products[..., :-1], products[..., -1]
         columns = (columns - sums[..., None] * self.center) * self.inverse_scale
-        if self._gauge is not None:  # there is nothing in these directions but rounding
+        if self.loss.shift_invariant:
+            columns, sums = columns - columns.mean(dim=1, keepdim=True), sums - sums.mean(dim=1, keepdim=True)
+        if self._gauge is not None:  # there is nothing but rounding in these directions, nor in the mean
             columns = columns - (columns @ self._gauge) @ self._gauge.mT
         return self.join(columns, sums)
 
@@ -271,16 +273,16 @@ class LinearFisher:
         P, K, center, spread = objective.n_problems, objective.n_outputs, objective.center, objective.spread
 
         def of_block(block: Block, fisher: Tensor) -> Tensor:
-            diagonal, factors = objective.loss.fisher_factors(fisher)
-            weighted = (diagonal * block.weights[:, None]).flatten(0, 1)
-            blocks = sandwich(block.X, weighted, center, spread, objective.fit_intercept)
+            weights = (objective.loss.fisher_diagonal(fisher) * block.weights[:, None]).flatten(0, 1)
+            blocks = sandwich(block.X, weights, center, spread, objective.fit_intercept)
             m = blocks.shape[-1]
-            matrix = blocks.new_zeros((P, K, m, K, m))
+            factors = objective.loss.fisher_factors(fisher)
+            if factors is None:
+                return blocks.view(P, K, m, K, m)
+            root = factors * block.weights.sqrt()[:, None]
+            matrix = -sandwich_outer(block.X, root, center, spread, objective.fit_intercept)
+            matrix = matrix.view(P, K, m, K, m)
             matrix.diagonal(dim1=1, dim2=3).copy_(blocks.view(P, K, m, m).permute(0, 2, 3, 1))
-            if factors is not None:
-                root = factors * block.weights.sqrt()[:, None]
-                outer = sandwich_outer(block.X, root, center, spread, objective.fit_intercept)
-                matrix -= outer.view_as(matrix)
             return matrix
 
         matrix = objective.rows.total(_sum(of_block(block, fisher) for block, fisher in self._blocks()))

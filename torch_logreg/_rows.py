@@ -42,11 +42,14 @@ def rmatmul_square(X: Matrix, residual: Tensor, center: Tensor) -> Tensor:
     """
     residual = residual.to(center.dtype)
     if isinstance(X, Sparse):
-        # Stored entries give (x - c)² - c²; the c² of every row, stored or not, is added after.
-        stored = center.repeat_interleave(X.transpose.crow_indices().diff())
-        values = X.transpose.values().to(center.dtype)
-        squares = _csr_like(X.transpose, values * (values - 2 * stored))
-        return (squares @ residual.T).T + residual.sum(dim=1, keepdim=True) * center.square()
+        # An entry that is not stored is (0 - c)². A column that has none of these must not get their sum
+        # as a difference: c² is larger than its variance by as much as the difference is wrong.
+        counts = X.transpose.crow_indices().diff()
+        deviation = X.transpose.values().to(center.dtype) - center.repeat_interleave(counts)
+        stored = _csr_like(X.transpose, deviation.square()) @ residual.T
+        weight = _csr_like(X.transpose, torch.ones_like(deviation)) @ residual.T
+        absent = torch.where(counts == X.shape[0], 0.0, residual.sum(dim=1, keepdim=True) - weight.T)
+        return stored.T + absent * center.square()
     step = max(1, CHUNK_NUMBERS // X.shape[1])
     result = torch.zeros((len(residual), X.shape[1]), dtype=center.dtype, device=center.device)
     for start in range(0, len(X), step):
