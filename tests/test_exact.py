@@ -12,6 +12,8 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from torch_logreg import TorchLogisticClassifier
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STRENGTHS = (1e-3, 1.0, 1e4)
 LIGHT_NAMES = [pytest.param(name, marks=pytest.mark.slow) if name == "digits" else name for name in NAMES]
 WITH_UNPENALISED_OPTIMUM = ("birthwt", "default", "hmda", "wa_churn", "wa_churn_collinear")

@@ -144,7 +144,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     stop_reason_ : str
         "converged", "max_iter", "precision" (no step decreases the objective any more in this dtype),
-        "separation" (C is infinite and the classes are perfectly separable) or "callback".
+        "separation" (the classes are perfectly separable and C is infinite, or as good as) or "callback".
 
     objective_ : float
         The objective above at the end (with C taken as 1 where it is infinite).

@@ -124,8 +124,8 @@ REASONS = {
         "use float64 data, or a larger tol if this accuracy is enough"
     ),
     "separation": (
-        "the classes can be separated perfectly, so without a penalty the coefficients grow for ever; "
-        "use a finite C"
+        "the classes can be separated perfectly, so with no penalty, or next to none, the coefficients "
+        "grow for ever; use a smaller, finite C"
     ),
     "callback": "a callback stopped it",
 }
