@@ -108,7 +108,6 @@ REFUSED = {
     "tol negative": fit(tol=-1e-4),
     "tol NaN": fit(tol=np.nan),
     "tol a string": fit(tol="small"),
-    "tol None": fit(tol=None),
     "max_iter negative": fit(max_iter=-1),
     "max_iter a fraction": fit(max_iter=10.5),
     "max_iter a whole float": fit(max_iter=10.0),

@@ -27,7 +27,10 @@ def problem(request) -> tuple[np.ndarray, np.ndarray]:
     return standardised(data.X[::3, :6]), data.y[::3]
 
 
-@pytest.fixture(params=["auto", *SOLVERS])
+EXACT = [name for name in SOLVERS if name != "sgd"]  # stock SGD claims no optimum: see test_sgd.py
+
+
+@pytest.fixture(params=["auto", *EXACT])
 def solver(request) -> str:
     return request.param
 

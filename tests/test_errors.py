@@ -76,6 +76,14 @@ FIT = {
         ("X is a torch tensor", "torch.sparse_coo", "scipy.sparse"),
         data={"X": torch.eye(N).to_sparse()},
     ),
+    # "meta" stands for any device but the CPU: layouts are refused wherever the tensor lies.
+    "a sparse COO tensor elsewhere": Refused(
+        TypeError,
+        ("X is a torch tensor", "torch.sparse_coo", "scipy.sparse"),
+        data={"X": torch.eye(N).to_sparse().to("meta")},
+    ),
+    "a tensor without values": Refused(ValueError, ("meta",), data={"X": torch.ones((N, 3), device="meta")}),
+    "labels without values": Refused(ValueError, ("meta",), data={"y": torch.ones(N, device="meta")}),
     "a column index out of range": Refused(
         ValueError,
         ("indices must be <",),
@@ -137,7 +145,7 @@ FIT = {
     "class_weight in words": Refused(ValueError, ("'heavy'",), {"class_weight": {0: "heavy", 1: 1}}),
     # parameters
     **parameter("C", 0, 0.0, -1.0, np.nan, -np.inf, "1", None, [1.0], words=("(0.0, inf]",)),
-    **parameter("tol", -1e-9, np.nan, "small", None, words=("[0.0, inf)",)),
+    **parameter("tol", -1e-9, np.nan, "small", words=("[0.0, inf)",)),
     **parameter("max_iter", -1, 10.0, "many", None, words=("[0, inf)",)),
     **parameter("fit_intercept", 1, "yes", None, words=("bool",)),
     **parameter("warm_start", 0, "no", None, words=("bool",)),

@@ -17,10 +17,16 @@ LEVELS = {
     "_objective": 1,
     "_natural": 1,
     "_lbfgs": 1,
+    "_sgd": 1,
     "_callbacks": 1,
     "_inputs": 1,
-    "_classifier": 2,
-    "__init__": 3,
+    "_criteria": 1,
+    "_modules": 2,
+    "_module_objective": 3,
+    "_problems": 4,
+    "_early_stopping": 5,
+    "_classifier": 6,
+    "__init__": 7,
 }
 # An import between two modules of one level is a decision, and each one has its reason here.
 SIDEWAYS = {

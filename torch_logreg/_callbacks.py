@@ -39,21 +39,26 @@ class Recorder:
     """
 
     def __init__(
-        self, verbose: int, scale: float, attributes: Callable[[Any], dict], forward: Forward
+        self,
+        verbose: int,
+        scale: float,
+        attributes: Callable[[Any], dict],
+        forward: Forward,
+        accuracy: Callable[[Any], float] | None = None,
     ) -> None:
         self._verbose, self._scale, self._attributes, self._forward = verbose, scale, attributes, forward
+        self._accuracy = accuracy
         self._start = time.perf_counter()
         self.rows: list[tuple[float, ...]] = []
 
     def __call__(self, iteration: Iteration) -> bool:
-        objective = float(iteration.objective[0]) * self._scale
-        gradient_norm, step = float(iteration.gradient_norm[0]), float(iteration.step[0])
-        seconds = time.perf_counter() - self._start
-        self.rows.append((objective, gradient_norm, iteration.rows_read, step, seconds))
-        if self._verbose:
+        F, gradient_norm = float(iteration.objective[0]), float(iteration.gradient_norm[0])
+        step, seconds = float(iteration.step[0]), time.perf_counter() - self._start
+        self.rows.append((F * self._scale, gradient_norm, iteration.rows_read, step, seconds))
+        if self._verbose and self._accuracy is not None:
             print(
-                f"iteration {iteration.number}: objective {objective:.9g}, "
-                f"max |gradient| {gradient_norm:.2e}, step {step:.3g}"
+                f"iteration {iteration.number}: loss {F:.6f}, max |gradient| {gradient_norm:.2e}, "
+                f"step {step:.3g}; accuracy after it {self._accuracy(iteration.w):.4f}"
             )
         return self._forward(lambda: self._attributes(iteration.w))
 

@@ -20,13 +20,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from torch_logreg._callbacks import CallbackSupportMixin, Forward, Recorder, with_callbacks
+from torch_logreg._criteria import Link
+from torch_logreg._early_stopping import EarlyStopping, codes_of, split
 from torch_logreg._inputs import (
     Interval,
     StrOptions,
     TrainingData,
     check_fit,
     check_predict,
-    features_to,
     float_dtype,
     on_host,
     resolve_device,
@@ -34,32 +35,55 @@ from torch_logreg._inputs import (
     to_tensor,
 )
 from torch_logreg._lbfgs import LBFGS
-from torch_logreg._losses import LOSSES, Loss
+from torch_logreg._modules import RandomStream
 from torch_logreg._natural import NaturalSGD
-from torch_logreg._objective import LinearObjective
-from torch_logreg._rows import ArrayRows, matmul, sparse_matrix
-from torch_logreg._solver import REASONS, Solver
+from torch_logreg._problems import (
+    LINEAR_LINK,
+    Problem,
+    linear_outputs,
+    linear_problem,
+    module_outputs,
+    module_problem,
+    on_device,
+)
+from torch_logreg._sgd import SGD
+from torch_logreg._solver import REASONS, Iteration, Solver
 
 SOLVERS: dict[str, Callable[..., Solver]] = {
     "natural-sgd": NaturalSGD,
     "newton-cholesky": partial(NaturalSGD, linear_solver="cholesky"),
     "newton-cg": partial(NaturalSGD, linear_solver="cg"),
     "lbfgs": LBFGS,
+    "sgd": SGD,
 }
 
 ELSEWHERE = ("liblinear", "sag", "saga")  # of LogisticRegression, and not here
+OF_SGD = {
+    "learning_rate": "auto",
+    "momentum": 0.0,
+    "nesterov": False,
+    "batch_size": "auto",
+    "lr_schedule": None,
+    "module": None,
+    "criterion": None,
+}
+READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "lr_schedule")
+SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
 PREDICT_NUMBERS = 2**22  # raw predictions held at a time besides the output
+
+
+OF_FIT = ("_history", "_module", "_link")
 
 
 def _fitted(state: Mapping[str, Any]) -> dict[str, Any]:
     """What of an estimator's attributes `fit` has set."""
-    return {name: value for name, value in state.items() if name.endswith("_") or name == "_history"}
+    return {name: value for name, value in state.items() if name.endswith("_") or name in OF_FIT}
 
 
 class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     r"""Logistic regression trained with torch, a drop-in for scikit-learn's ``LogisticRegression``.
 
-    Minimises, over the coefficients and the intercept,
+    Minimises, over the coefficients and the intercept (or the parameters of a `module`),
 
     ``C * sum_i s_i * loss_i + 1/2 * |coef|²``
 
@@ -81,9 +105,20 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Weights of the classes, which multiply `sample_weight`. "balanced" gives each class the same
         total weight. None gives each the weight 1.
 
+    module : nn.Module, callable or ModuleSpec, default=None
+        What is trained. None: the linear model. An instance is copied and never changed; a callable is
+        called with ``(n_features, n_outputs)`` and returns a module; a `ModuleSpec` is such a callable with
+        settings that a grid search can set. The module gives one output a row for two classes, or one a
+        class. The penalty is on its trainable weights, not on biases nor on norm layers.
+
+    criterion : loss of torch.nn or callable, default=None
+        None: binary cross-entropy of one logit, softmax cross-entropy of several. An instance or a
+        class. ``nn.BCELoss`` says that the module gives probabilities, ``nn.NLLLoss`` log-probabilities,
+        any other that it gives logits. It is evaluated row by row and weighted with ``s_i``.
+
     solver : str, default="auto"
         "auto"
-            "natural-sgd".
+            "sgd" if `learning_rate` is a number or a `module` or `criterion` is given, else "natural-sgd".
         "natural-sgd"
             Natural-gradient descent: the Fisher matrix is the metric. In this version each step
             takes all rows, which makes it a damped Newton step, by a Cholesky factorisation up to
@@ -92,15 +127,44 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             The same with the linear solver named.
         "lbfgs"
             Limited-memory BFGS.
+        "sgd"
+            ``torch.optim.SGD``, on the columns as they are, or with ``learning_rate="auto"`` a line search
+            (for the linear model, on scaled columns).
+
+    learning_rate : float or "auto", default="auto"
+        Of "sgd", for the objective divided by ``C * sum(s)``. "auto" is a stochastic Armijo line search.
+
+    momentum : float, default=0.0
+        Of "sgd" with a number for `learning_rate`; at least 0, below 1.
+
+    nesterov : bool, default=False
+        Nesterov's form of the momentum.
+
+    batch_size : int, "auto" or None, default="auto"
+        Rows in a minibatch of "sgd". None: all. "auto": for the linear model all up to 10 000 rows, else
+        256; for a module 200. Sums over a short last batch are divided by `batch_size` too.
+
+    lr_schedule : callable, default=None
+        Takes the optimizer and returns a scheduler of ``torch.optim.lr_scheduler``, stepped each epoch.
 
     max_iter : int, default=100
-        Most updates of the weights.
+        Most updates of the weights, or epochs of "sgd".
 
-    tol : float, default=1e-4
+    tol : float or None, default=1e-4
         The fit has converged once max \|gradient\| of the objective divided by ``C * sum(s)``, in
         the scaled columns, is at most `tol` and the predicted relative decrease of the
         objective at most ``tol**2`` (or 4 units of rounding, if that is more). The update at which this
-        is found is still taken.
+        is found is still taken. "sgd" looks at the gradient alone, once an epoch. None: exactly
+        `max_iter` updates, without a warning.
+
+    early_stopping : bool, default=False
+        Whether to keep rows aside, stop once they are predicted no better, and return the best weights.
+
+    validation_fraction : float, default=0.1
+        The fraction of rows kept aside, classes in equal parts.
+
+    n_iter_no_change : int, default=5
+        Updates in a row without a better validation accuracy after which `early_stopping` stops.
 
     device : str, torch.device or None, default=None
         Where to compute. None: where X is, the CPU for all but tensors. "auto": the accelerator of this
@@ -110,8 +174,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Whether `fit` starts from the coefficients of the fit before.
 
     random_state : int, RandomState instance or None, default=None
-        Without effect: no solver of this version draws random numbers. It is there because pipelines
-        set it.
+        Seeds the order of minibatches, the construction and random layers of a module, and the split of
+        `early_stopping`. None is a new seed each time. Global generators are never touched. Without these
+        it has no effect.
 
     verbose : int, default=0
         Above 0 prints a line an iteration.
@@ -144,7 +209,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     stop_reason_ : str
         "converged", "max_iter", "precision" (no step decreases the objective any more in this dtype),
-        "separation" (the classes are perfectly separable and C is infinite, or as good as) or "callback".
+        "early_stopping", "separation" (the classes are perfectly separable and C is infinite, or as good
+        as) or "callback".
 
     objective_ : float
         The objective above at the end (with C taken as 1 where it is infinite).
@@ -155,8 +221,12 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     history_ : pandas.DataFrame
         One row an update: ``objective``, ``gradient_norm``, ``rows_read``, ``step``, ``seconds``.
 
-    module_ : torch.nn.Linear
-        The model as a module that gives raw predictions, made from `coef_` and `intercept_` at each access.
+    validation_scores_ : ndarray of shape (n_iter,) or None
+        The accuracy on the rows kept aside after each update; None without `early_stopping`.
+
+    module_ : torch.nn.Module
+        The trained module. For the linear model an ``nn.Linear`` that gives raw predictions, made from
+        `coef_` and `intercept_` at each access; other modules have no `coef_` and `intercept_`.
 
     See Also
     --------
@@ -167,6 +237,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     Amari (1998), Natural gradient works efficiently in learning, Neural Computation 10(2).
 
     Liu, Nocedal (1989), On the limited memory BFGS method, Mathematical Programming 45.
+
+    Vaswani, Mishkin, Laradji, Schmidt, Gidel, Lacoste-Julien (2019), Painless stochastic gradient:
+    interpolation, line-search, and convergence rates, NeurIPS 32.
 
     Examples
     --------
@@ -187,8 +260,18 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         "fit_intercept": ["boolean"],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "solver": [StrOptions({"auto", *SOLVERS})],
+        "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "nesterov": ["boolean"],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
+        "lr_schedule": [callable, None],
+        "module": [callable, None],
+        "criterion": [callable, None],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device, None],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
@@ -201,9 +284,19 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         C: float = 1.0,
         fit_intercept: bool = True,
         class_weight: dict | str | None = None,
+        module: nn.Module | Callable[[int, int], nn.Module] | None = None,
+        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
         solver: str = "auto",
+        learning_rate: float | str = "auto",
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        batch_size: int | str | None = "auto",
+        lr_schedule: Callable[[torch.optim.Optimizer], Any] | None = None,
         max_iter: int = 100,
-        tol: float = 1e-4,
+        tol: float | None = 1e-4,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
         device: str | torch.device | None = None,
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = None,
@@ -212,9 +305,19 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self.C = C
         self.fit_intercept = fit_intercept
         self.class_weight = class_weight
+        self.module = module
+        self.criterion = criterion
         self.solver = solver
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.batch_size = batch_size
+        self.lr_schedule = lr_schedule
         self.max_iter = max_iter
         self.tol = tol
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
         self.device = device
         self.warm_start = warm_start
         self.random_state = random_state
@@ -260,9 +363,12 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             forward = Forward(self, X, y, metadata)
             fitted = self._solve(data, forward)
+            for name in _fitted(vars(self)):
+                if name in ("coef_", "intercept_", "_module", "_link"):
+                    delattr(self, name)  # of a fit with or without a module, before this one
             self.__dict__.update(fitted)
             forward.close()
-        if self.stop_reason_ not in ("converged", "callback"):
+        if self.tol is not None and self.stop_reason_ in REASONS:
             self._warn_not_converged()
         return self
 
@@ -273,6 +379,30 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                 f"solves the same problem, or one of {sorted(SOLVERS)}."
             )
         self._validate_params()
+        if self._solver_name() != "sgd":
+            for name, default in OF_SGD.items():
+                if getattr(self, name) is not default and getattr(self, name) != default:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r} is not read by solver={self._solver_name()!r}; use "
+                        f"solver='sgd', or leave {name} at its default."
+                    )
+        elif self.learning_rate == "auto" and (self.momentum or self.lr_schedule is not None):
+            raise ValueError(
+                "learning_rate='auto' searches for each step's length, which leaves no part to "
+                f"momentum={self.momentum!r} and lr_schedule={self.lr_schedule!r}; set learning_rate to a "
+                "number."
+            )
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9, and it is 0.")
+
+    def _solver_name(self) -> str:
+        if self.solver != "auto":
+            return self.solver
+        plain = self.learning_rate != "auto" or self.module is not None or self.criterion is not None
+        return "sgd" if plain else "natural-sgd"
+
+    def _is_module(self) -> bool:
+        return self.module is not None or self.criterion is not None
 
     @contextmanager
     def _keeping_fit_on_error(self) -> Iterator[None]:
@@ -288,67 +418,85 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     def _solve(self, data: TrainingData, forward: Forward) -> dict[str, Any]:
         """The fitted attributes."""
-        solver_name = "natural-sgd" if self.solver == "auto" else self.solver
-        solver = SOLVERS[solver_name](max_iter=self.max_iter, tol=self.tol)
-        objective = self._objective(data)
-        w = self._start(objective, len(data.classes))
-        dtype = np.float32 if objective.rows.dtype == torch.float32 else np.float64
-
-        def coefficients(w: Tensor) -> dict[str, np.ndarray]:
-            coef, intercept = objective.to_raw(w)
-            return {
-                "coef_": coef[0].cpu().numpy().astype(dtype),
-                "intercept_": intercept[0].cpu().numpy().astype(dtype),
-            }
-
-        factor = float(objective.weight_sum[0]) * (self.C if np.isfinite(self.C) else 1.0)
+        seed = self._seed()
+        kept = None
+        if self.early_stopping:
+            data, kept = split(data, self.validation_fraction, seed)
+        problem = self._problem(data, seed)
         classes = {"classes_": data.classes}
-        recorder = Recorder(int(self.verbose), factor, lambda w: {**classes, **coefficients(w)}, forward)
-        solution = solver.minimize(objective, w, recorder)
+        factor = problem.weight_sum * (self.C if np.isfinite(self.C) else 1.0)
+        recorder = Recorder(
+            int(self.verbose),
+            factor,
+            lambda w: {**classes, **problem.attributes(w)},
+            forward,
+            self._accuracy(problem, data) if self.verbose else None,
+        )
+        early = None if kept is None else EarlyStopping(problem, kept, self.n_iter_no_change)
+
+        def callback(iteration: Iteration) -> bool:
+            stop = recorder(iteration)
+            return bool(early is not None and early(iteration.w)) or stop
+
+        solution = self._make_solver(problem, seed).minimize(problem.objective, problem.start, callback)
+        w, reason = solution.w, solution.reasons[0]
+        if early is not None:
+            w = problem.restore(early.best)
+            reason = "early_stopping" if early.stopped else reason
         history = recorder.history()
         return {
             **classes,
-            **coefficients(objective.canonical(solution.w)),
+            **problem.attributes(problem.final(w)),
             "n_iter_": solution.n_iter,
-            "solver_": solver_name,
-            "converged_": solution.reasons[0] == "converged",
-            "stop_reason_": solution.reasons[0],
-            "objective_": float(solution.objective[0]) * factor,
+            "solver_": self._solver_name(),
+            "converged_": reason == "converged",
+            "stop_reason_": reason,
+            "objective_": float(problem.objective.value(w)[0] if early else solution.objective[0]) * factor,
             "loss_curve_": history["objective"] / factor,
+            "validation_scores_": None if early is None else np.array(early.scores),
             "_history": history,
         }
 
-    def _objective(self, data: TrainingData) -> LinearObjective:
-        device = resolve_device(self.device, data.X)
-        dtype = float_dtype(data.X, device)
-        loss: Loss = LOSSES["binary" if len(data.classes) == 2 else "softmax"]
-        n_outputs = loss.n_outputs(len(data.classes))
-        rows = ArrayRows(
-            features_to(data.X, device, dtype),
-            loss.encode(to_tensor(data.codes, device, torch.int64), dtype),
-            to_tensor(data.weights[None], device, dtype),
-            n_outputs,
-        )
-        # Coefficients are kept in float64 where the device has it: what they cost is nothing, and a
-        # Newton step in float32 loses half of its digits to the condition of the Fisher matrix.
-        exact = torch.float64 if supports_float64(device) else torch.float32
-        C = torch.tensor([float(self.C)], dtype=exact, device=device)
-        return LinearObjective(rows, loss, C, n_outputs, bool(self.fit_intercept))
+    def _seed(self) -> int:
+        """For torch's generators. None is a new one each time, which touches no global generator."""
+        given: Any = self.random_state
+        if isinstance(given, Integral):
+            return int(given)
+        source = np.random.RandomState() if given is None else given
+        return int(source.randint(2**31 - 1))
 
-    def _start(self, objective: LinearObjective, n_classes: int) -> Tensor:
-        """Where the solver starts: zero, or the fit before."""
-        device, n_features = objective.rows.device, objective.rows.n_features
-        shape = (objective.n_outputs, n_features)
-        if not self.warm_start or "coef_" not in vars(self):
-            return torch.zeros((1, objective.n_parameters), dtype=objective.dtype, device=device)
-        if self.coef_.shape != shape:
-            raise ValueError(
-                f"warm_start=True, but the earlier coef_ has the shape {self.coef_.shape} and this data "
-                f"needs {shape}; fit a clone, or set warm_start=False."
-            )
-        coef = to_tensor(self._dense_coef()[None], device, objective.dtype)
-        intercept = to_tensor(self.intercept_[None], device, objective.dtype)
-        return objective.canonical(objective.from_raw(coef, intercept * self.fit_intercept))
+    def _make_solver(self, problem: Problem, seed: int) -> Solver:
+        settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
+        if self._solver_name() == "sgd":
+            batch_size: Any = self.batch_size
+            if batch_size == "auto":
+                small = problem.objective.rows.n_rows <= SMALL_ROWS
+                batch_size = MODULE_BATCH_ROWS if self._is_module() else None if small else BATCH_ROWS
+            settings |= {name: getattr(self, name) for name in READ_BY_SGD}
+            settings |= {"batch_size": batch_size, "seed": seed}
+        return SOLVERS[self._solver_name()](**settings)
+
+    def _problem(self, data: TrainingData, seed: int) -> Problem:
+        device, C = resolve_device(self.device, data.X), float(self.C)
+        earlier = self.warm_start and "classes_" in vars(self)
+        if self._is_module():
+            module = self._module if earlier and "_module" in vars(self) else self.module
+            return module_problem(data, device, C, module, self.criterion, seed)
+        coefficients = None
+        if earlier and "coef_" in vars(self):
+            coefficients = (self._dense_coef(), self.intercept_)
+            needed = (1 if len(data.classes) == 2 else len(data.classes), data.X.shape[1])
+            if self.coef_.shape != needed:
+                raise ValueError(
+                    f"warm_start=True, but the earlier coef_ has the shape {self.coef_.shape} and this data "
+                    f"needs {needed}; fit a clone, or set warm_start=False."
+                )
+        plain = self._solver_name() == "sgd" and self.learning_rate != "auto"
+        return linear_problem(data, device, C, bool(self.fit_intercept), coefficients, plain)
+
+    @staticmethod
+    def _accuracy(problem: Problem, data: TrainingData) -> Callable[[Tensor], float]:
+        return EarlyStopping(problem, data, n_iter_no_change=1).score
 
     def _warn_not_converged(self) -> None:
         reason = REASONS[self.stop_reason_].format(max_iter=self.max_iter, dtype=self.coef_.dtype)
@@ -364,30 +512,37 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         coef: Any = self.coef_
         return coef.toarray() if scipy.sparse.issparse(coef) else coef
 
-    def _predictions(self, X: Any, output: Callable[[Tensor], Tensor]) -> np.ndarray:
+    def _predictions(self, X: Any, output: Callable[[Link, Tensor], Tensor]) -> np.ndarray:
         """`output` of the raw predictions (K, n_rows), by row chunks, as (n_rows, K)."""
         check_is_fitted(self)
         features = check_predict(self, X)
         with torch.inference_mode(False), torch.no_grad():
             device = resolve_device(self.device, features)
-            dtype = float_dtype(features, device)
-            coef = self._dense_coef()
-            if coef.shape[1] != features.shape[1]:
-                raise ValueError(
-                    f"coef_ has {coef.shape[1]} columns and X has {features.shape[1]}: "
-                    "they must have equally many."
-                )
-            if coef.dtype == np.float64 and supports_float64(device):
-                dtype = torch.float64
-            weight = to_tensor(coef, device, dtype)
-            bias = to_tensor(np.asarray(self.intercept_), device, dtype)[:, None]
-            step = max(1, PREDICT_NUMBERS // len(weight))
+            n_outputs, dtype, raw, link = self._raw_predictor(features, device)
+            step = max(1, PREDICT_NUMBERS // n_outputs)
             chunks = []
             for start in range(0, features.shape[0], step):
-                part = features_to(features[start : start + step], device, dtype)
-                block = part if isinstance(part, Tensor) else sparse_matrix(part, device, transpose=False)
-                chunks.append(output(matmul(block, weight).add_(bias)).T.cpu().numpy())
+                part = on_device(features[start : start + step], device, dtype)
+                chunks.append(output(link, raw(part)).T.cpu().numpy())
         return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+
+    def _raw_predictor(
+        self, features: Any, device: torch.device
+    ) -> tuple[int, torch.dtype, Callable[[Any], Tensor], Link]:
+        """Outputs a row, dtype to compute in, the raw predictions of a block, and what they mean."""
+        if "coef_" not in vars(self):
+            module = self._module.to(device)
+            dtype = next(module.parameters()).dtype
+            return len(self.classes_), dtype, lambda part: module_outputs(module, part), self._link
+        dtype, coef = float_dtype(features, device), self._dense_coef()
+        if coef.shape[1] != features.shape[1]:
+            raise ValueError(
+                f"coef_ has {coef.shape[1]} columns and X has {features.shape[1]}: "
+                "they must have equally many."
+            )
+        if coef.dtype == np.float64 and supports_float64(device):
+            dtype = torch.float64
+        return len(coef), dtype, lambda part: linear_outputs(coef, self.intercept_, part), LINEAR_LINK
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Raw predictions: log odds for two classes, unnormalised log-probabilities for more.
@@ -402,7 +557,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
             ``X @ coef_.T + intercept_``. For two classes, above 0 is ``classes_[1]``.
         """
-        scores = self._predictions(X, lambda z: z)
+        scores = self._predictions(X, lambda link, z: link.decision(z))
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
     def predict(self, X: Any) -> np.ndarray:
@@ -418,9 +573,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         y : ndarray of shape (n_samples,)
             The most probable class of each row; of equals the first in `classes_`.
         """
-        codes = self._predictions(
-            X, lambda z: (z > 0).long() if len(z) == 1 else z.argmax(dim=0, keepdim=True)
-        )
+        codes = self._predictions(X, lambda link, z: codes_of(link.decision(z))[None])
         return self.classes_[codes[:, 0]]
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -436,7 +589,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         probabilities : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`. A small probability keeps its relative accuracy.
         """
-        return self._predictions(X, lambda z: self._link(z).probability(z))
+        return self._predictions(X, lambda link, z: link.probability(z))
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Predict the logarithms of the class probabilities.
@@ -452,7 +605,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             In the order of `classes_`. Finite wherever the decision function is, unlike the
             logarithm of `predict_proba`.
         """
-        return self._predictions(X, lambda z: self._link(z).log_probability(z))
+        return self._predictions(X, lambda link, z: link.log_probability(z))
 
     def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Mean accuracy of the predicted labels.
@@ -475,21 +628,19 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """
         return super().score(X, on_host(y), sample_weight=on_host(sample_weight))
 
-    @staticmethod
-    def _link(z: Tensor) -> Loss:
-        return LOSSES["binary" if len(z) == 1 else "softmax"]
-
     # ---- views of the fitted state ----
 
     @property
-    def module_(self) -> nn.Linear:
-        """The fitted model as a module, made from `coef_` and `intercept_`."""
+    def module_(self) -> nn.Module:
+        """The fitted model as a module, made from `coef_` and `intercept_` if it has these."""
         check_is_fitted(self)
+        if "coef_" not in vars(self):
+            return self._module
         coef = self._dense_coef()
         dtype = torch.float32 if coef.dtype == np.float32 else torch.float64
         device = torch.device("cpu") if self.device in (None, "auto") else torch.device(self.device)
-        # skip_init: a plain constructor draws from the global generator.
-        module = nn.utils.skip_init(nn.Linear, coef.shape[1], coef.shape[0], device=device, dtype=dtype)
+        with RandomStream(0, device).running():  # the constructor draws from the global generators
+            module = nn.Linear(coef.shape[1], coef.shape[0], device=device, dtype=dtype)
         with torch.no_grad():
             module.weight.copy_(to_tensor(coef, device, dtype))
             module.bias.copy_(to_tensor(np.asarray(self.intercept_), device, dtype))

@@ -78,18 +78,27 @@ def check_predict(estimator: BaseEstimator, X: Any) -> Features:
 
 def _features(X: Any) -> Any:
     """X as `validate_data` takes it: only a tensor on another device stays a tensor."""
-    return X.detach() if isinstance(X, Tensor) and X.device.type != "cpu" else on_host(X, of="X")
+    if isinstance(X, Tensor) and X.device.type != "cpu":
+        _check_readable(X, "X")
+        return X.detach()
+    return on_host(X, of="X")
+
+
+def _check_readable(array: Tensor, of: str) -> None:
+    if array.layout != torch.strided:
+        raise TypeError(
+            f"{of} is a torch tensor of layout {array.layout}, which is not supported; "
+            "pass a scipy.sparse CSR array or a dense tensor."
+        )
+    if array.is_meta:
+        raise ValueError(f"{of} is a tensor on the device 'meta', which holds no values; pass one that does.")
 
 
 def on_host(array: Any, of: str = "y") -> Any:
     """Tensors as numpy arrays, without a copy where they are on the CPU; all else as it is."""
     if not isinstance(array, Tensor):
         return array
-    if array.layout != torch.strided:
-        raise TypeError(
-            f"{of} is a torch tensor of layout {array.layout}, which is not supported; "
-            "pass a scipy.sparse CSR array or a dense tensor."
-        )
+    _check_readable(array, of)
     array = array.detach()
     if array.dtype in (torch.float16, torch.bfloat16):
         array = array.float()

@@ -35,7 +35,7 @@ class LBFGS(Solver):
     """
 
     max_iter: int = 100
-    tol: float = 1e-4
+    tol: float | None = 1e-4
     memory: int = 10
 
     def minimize(self, objective: Objective, w: Tensor, callback: Callback) -> Solution:
@@ -45,7 +45,7 @@ class LBFGS(Solver):
         for number in range(self.max_iter):
             direction, trust = quasi_newton_direction(state.gradient, pairs), torch.zeros_like(state.value)
             improvable = np.zeros(objective.n_problems, dtype=bool)
-            near = (state.gradient_norm <= self.tol) & ~progress.done
+            near = (state.gradient_norm <= (self.tol or 0.0)) & ~progress.done
             if near.any():
                 mask = torch.as_tensor(near, device=w.device)
                 certificate, trusted = newton.direction(state)

@@ -40,7 +40,7 @@ class NaturalSGD(Solver):
     """
 
     max_iter: int = 100
-    tol: float = 1e-4
+    tol: float | None = 1e-4
     linear_solver: Literal["auto", "cholesky", "cg"] = "auto"
 
     def minimize(self, objective: Objective, w: Tensor, callback: Callback) -> Solution:

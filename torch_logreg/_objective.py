@@ -41,14 +41,35 @@ class LinearObjective(Objective):
     n_outputs : int
         K, raw predictions a row and problem.
     fit_intercept : bool
+    standardise : bool, default=True
+        False makes the coordinates those of the columns as they are, for plain SGD.
     """
 
-    def __init__(self, rows: Rows, loss: Loss, C: Tensor, n_outputs: int, fit_intercept: bool) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        loss: Loss,
+        C: Tensor,
+        n_outputs: int,
+        fit_intercept: bool,
+        standardise: bool = True,
+    ) -> None:
         self.rows, self.loss, self.fit_intercept = rows, loss, fit_intercept
         self.dtype, self.n_problems, self.n_outputs = C.dtype, len(C), n_outputs
         self.n_parameters = n_outputs * (rows.n_features + fit_intercept)
-        self.weight_sum, self.center, variance = self._moments()
+        self.weight_sum = self._total(_sum(b.weights.sum(dim=1, dtype=self.dtype) for b in rows.blocks()))
         self.penalty = L2Penalty(1 / (C * self.weight_sum))
+        self._plain = not standardise and self.dtype == rows.dtype
+        self._rows_per_weight = (rows.n_rows / self.weight_sum).to(rows.dtype)[:, None]  # (P, 1)
+        decay = self.penalty.strength[:, None, None].expand(-1, 1, rows.n_features)
+        self._decay = torch.nn.functional.pad(decay, (0, int(fit_intercept)))  # (P, 1, d + 1)
+        if not standardise:
+            self.center = C.new_zeros(rows.n_features)
+            self.spread = torch.ones_like(self.center)
+            self.inverse_scale = C.new_ones((self.n_problems, 1, rows.n_features))
+            self._null, self._gauge, self.undecided = None, None, C.new_zeros(self.n_problems) > 0
+            return
+        self.center, variance = self._moments()
         self.spread = torch.where(variance > 0, variance, 1.0).sqrt()  # (d,)
         # A column that says nothing gets no coefficient: an infinite scale is a coefficient of 0.
         scale = (variance / 4 + self.penalty.strength[:, None]).sqrt()
@@ -58,21 +79,20 @@ class LinearObjective(Objective):
     def _total(self, partial: Tensor) -> Tensor:
         return self.rows.total(partial.to(self.dtype))
 
-    def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Weight sums (P or 1,), and means and variances of the columns (d,).
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Means and variances of the columns, (d,).
 
         Any centre and any scale pose the same problem, so those of all problems together serve each.
         Without an intercept the columns are not centred, and "variance" is the mean square.
         """
-        rows = self.rows
-        weight_sum = self._total(_sum(b.weights.sum(dim=1, dtype=self.dtype) for b in rows.blocks()))
+        rows, weight_sum = self.rows, self.weight_sum.mean()
         origin = torch.zeros(rows.n_features, dtype=self.dtype, device=rows.device)
         if self.fit_intercept:
-            origin = self._column_sums(None) / weight_sum.mean()
-        variance = self._column_sums(origin) / weight_sum.mean()
+            origin = self._column_sums(None) / weight_sum
+        variance = self._column_sums(origin) / weight_sum
         # A constant column's deviations are rounding errors of its mean, not variance.
         rounding = 16 * torch.finfo(rows.dtype).eps * origin.abs()
-        return weight_sum, origin, torch.where(variance > rounding.square(), variance, 0.0)
+        return origin, torch.where(variance > rounding.square(), variance, 0.0)
 
     def _column_sums(self, center: Tensor | None) -> Tensor:
         """Weighted sums of the columns, or of their squared distances from `center`."""
@@ -119,7 +139,9 @@ class LinearObjective(Objective):
     def pull_back(self, partial: Tensor) -> Tensor:
         """Sums over blocks of `rmatmul` as a gradient of F in the coordinates w."""
         products = self.rows.total(partial) / self.weight_sum[:, None, None]
-        columns, sums = products[..., :-1], products[..., -1]
+        return self._pull_back(products[..., :-1], products[..., -1])
+
+    def _pull_back(self, columns: Tensor, sums: Tensor) -> Tensor:
         columns = (columns - sums[..., None] * self.center) * self.inverse_scale
         if self.loss.shift_invariant:
             columns, sums = columns - columns.mean(dim=1, keepdim=True), sums - sums.mean(dim=1, keepdim=True)
@@ -142,8 +164,53 @@ class LinearObjective(Objective):
             values.append((block.weights * loss).sum(dim=1, dtype=self.dtype))
             products.append(self.rmatmul(block, block.weights[:, None] * slope))
         value = self.rows.total(_sum(values)) / self.weight_sum + self.penalty.value(coef)
-        penalty = self.penalty.gradient(coef) * self.inverse_scale
-        return value, self.pull_back(_sum(products)) + self.join(penalty, torch.zeros_like(intercept))
+        return value, self.pull_back(_sum(products)) + self._penalty_gradient(coef)
+
+    def _penalty_gradient(self, coef: Tensor) -> Tensor:
+        gradient = self.penalty.gradient(coef) * self.inverse_scale
+        return self.join(gradient, gradient.new_zeros(coef.shape[:2]))
+
+    def value(self, w: Tensor) -> Tensor:
+        coef, intercept = self.to_raw(w)
+        values = []
+        for block in self.rows.blocks():
+            loss, _ = self.loss.value_and_gradient(self.linear(block, coef, intercept), block.target)
+            values.append((block.weights * loss).sum(dim=1, dtype=self.dtype))
+        return self.rows.total(_sum(values)) / self.weight_sum + self.penalty.value(coef)
+
+    def batch_value_and_gradient(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
+        coef, intercept = self.to_raw(w)
+        factor = self._batch_factor(n_nominal)  # (P, 1)
+        loss, slope = self.loss.value_and_gradient(self.linear(block, coef, intercept), block.target)
+        value = (block.weights * loss).sum(dim=1, dtype=self.dtype) * factor[:, 0] + self.penalty.value(coef)
+        slope = slope.mul_((block.weights * factor)[:, None])
+        columns = rmatmul(block.X, slope.flatten(0, 1)).view(coef.shape).to(self.dtype)
+        gradient = self._pull_back(columns, slope.sum(dim=2, dtype=self.dtype))
+        return value, gradient + self._penalty_gradient(coef)
+
+    def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
+        if not self._plain:
+            return self.batch_value_and_gradient(w, block, n_nominal)[1]
+        # In as few operations as possible: each costs more than its arithmetic on a few hundred rows.
+        w = w.view(self.n_problems, self.n_outputs, -1)
+        z = matmul(block.X, w[..., : self.rows.n_features].flatten(0, 1)).view(*w.shape[:2], -1)
+        if self.fit_intercept:
+            z = z.add_(w[..., -1:])
+        _, slope = self.loss.value_and_gradient(z, block.target)
+        gradient = self.rmatmul(block, slope.mul_(block.weights[:, None]))[..., : w.shape[2]]
+        if self.loss.shift_invariant:
+            gradient = gradient - gradient.mean(dim=1, keepdim=True)
+        factor = self._batch_factor(n_nominal)[..., None]
+        return torch.addcmul(gradient * factor, self._decay, w).view(self.n_problems, -1)
+
+    def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
+        coef, intercept = self.to_raw(w)
+        loss, _ = self.loss.value_and_gradient(self.linear(block, coef, intercept), block.target)
+        value = (block.weights * loss).sum(dim=1, dtype=self.dtype) * self._batch_factor(n_nominal)[:, 0]
+        return value + self.penalty.value(coef)
+
+    def _batch_factor(self, n_nominal: int) -> Tensor:
+        return self._rows_per_weight / n_nominal  # (P, 1)
 
     def curvature(self, w: Tensor) -> Curvature:
         fisher = LinearFisher(self, w)

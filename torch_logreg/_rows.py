@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import scipy.sparse
@@ -97,13 +97,13 @@ def _standardised_chunks(
     """Dense ``(X - center) / spread``, with ones for the intercept, `n_rows` rows at a time."""
     n_rows = max(1, n_rows)
     for start in range(0, X.shape[0], n_rows):
-        A = (_dense(X, start, start + n_rows).to(center.dtype) - center) / spread
+        A = (dense_rows(X, start, start + n_rows).to(center.dtype) - center) / spread
         if intercept:
             A = torch.cat([A, torch.ones_like(A[:, :1])], dim=1)
         yield slice(start, start + n_rows), A
 
 
-def _dense(X: Matrix, start: int, stop: int) -> Tensor:
+def dense_rows(X: Matrix, start: int, stop: int) -> Tensor:
     """Rows `start` to `stop` as a dense array, a view where X is dense."""
     if isinstance(X, Sparse):
         crow = X.csr.crow_indices()[start : stop + 1]
@@ -186,22 +186,45 @@ class ArrayRows(Rows):
     ) -> None:
         self.n_rows, self.n_features = X.shape
         self.dtype, self.device = weights.dtype, weights.device
+        self._X, self._target, self._weights = X, target, weights
         step = max(1, BLOCK_NUMBERS // n_outputs)
-        self._blocks = [
-            Block(
-                part
-                if isinstance(part := X[start : start + step], Tensor)
-                else sparse_matrix(part, self.device),
-                target[start : start + step],
-                weights[:, start : start + step],
-            )
-            for start in range(0, self.n_rows, step)
-        ]
+        self._blocks = [self._block(slice(first, first + step)) for first in range(0, self.n_rows, step)]
 
     def blocks(self) -> Iterator[Block]:
         for block in self._blocks:
             self.rows_read += len(block.target)
             yield block
+
+    def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
+        if batch_size is None:
+            self.rows_read += self.n_rows
+            yield self._block(slice(None))
+            return
+        order = torch.randperm(self.n_rows, generator=generator)
+        # Many batches are gathered at once and cut: a gather a batch would cost more than its products.
+        n_gathered = batch_size * max(1, CHUNK_NUMBERS // (batch_size * self.n_features))
+        for rows in order.split(n_gathered):
+            blocks: Iterable[Block]
+            if isinstance(self._X, Tensor):
+                here = rows.to(self.device)
+                # index_select: indexing by a tensor takes four times as long on the CPU.
+                pieces = zip(
+                    self._X.index_select(0, here).split(batch_size),
+                    self._target.index_select(0, here).split(batch_size),
+                    self._weights.index_select(1, here).split(batch_size, dim=1),
+                    strict=True,
+                )
+                blocks = (Block(*piece) for piece in pieces)
+            else:
+                blocks = (self._block(part) for part in rows.split(batch_size))
+            for block in blocks:
+                self.rows_read += len(block.target)
+                yield block
+
+    def _block(self, rows: slice | Tensor) -> Block:
+        here = rows.to(self.device) if isinstance(rows, Tensor) else rows
+        X = self._X[here] if isinstance(self._X, Tensor) else sparse_matrix(self._X[rows], self.device)
+        return Block(X, self._target[here], self._weights[:, here])
 
     def total(self, partial: Tensor) -> Tensor:
         return partial

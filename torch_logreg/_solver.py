@@ -57,6 +57,13 @@ class Rows(ABC):
         """All rows once, in the same order at every call; counts them in `rows_read`."""
 
     @abstractmethod
+    def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
+        """All rows once, `batch_size` at a time, in an order drawn from `generator`, a CPU one.
+
+        None is all rows in one block, in their own order: nothing is drawn. Counted in `rows_read`.
+        """
+
+    @abstractmethod
     def total(self, partial: Tensor) -> Tensor:
         """The sum of `partial` over all holders of rows."""
 
@@ -88,6 +95,26 @@ class Objective(ABC):
     @abstractmethod
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """F (P,) and its gradient (P, n_parameters), in one pass over the rows."""
+
+    @abstractmethod
+    def value(self, w: Tensor) -> Tensor:
+        """F (P,), in one pass over the rows."""
+
+    @abstractmethod
+    def batch_value_and_gradient(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
+        """Estimates of F and its gradient from a minibatch.
+
+        The sums over its rows are scaled by ``n_rows / n_nominal``, also where a last batch has fewer rows
+        than the nominal: averaging that one by its own size would give its rows more weight than the others.
+        """
+
+    def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
+        """The second of `batch_value_and_gradient`."""
+        return self.batch_value_and_gradient(w, block, n_nominal)[1]
+
+    @abstractmethod
+    def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
+        """The first of `batch_value_and_gradient`, with the same randomness as its last call."""
 
     @abstractmethod
     def curvature(self, w: Tensor) -> Curvature:
@@ -127,7 +154,6 @@ REASONS = {
         "the classes can be separated perfectly, so with no penalty, or next to none, the coefficients "
         "grow for ever; use a smaller, finite C"
     ),
-    "callback": "a callback stopped it",
 }
 
 
@@ -135,7 +161,7 @@ class Solver(ABC):
     """A frozen dataclass: hyper-parameters in, `minimize` out."""
 
     max_iter: int
-    tol: float
+    tol: float | None  # None: exactly max_iter updates
 
     @abstractmethod
     def minimize(self, objective: Objective, w: Tensor, callback: Callback) -> Solution:
@@ -209,11 +235,11 @@ def backtrack(objective: Objective, state: State, direction: Tensor, trust: Tens
 class Progress:
     """Which of P problems are done and why, how often each was updated, and how much was read."""
 
-    def __init__(self, objective: Objective, tol: float) -> None:
+    def __init__(self, objective: Objective, tol: float | None) -> None:
         eps = float(torch.finfo(objective.rows.dtype).eps)
         self.tol, self._rows = tol, objective.rows
         # A decrease below rounding cannot be seen, whatever tol asks for.
-        self._decrease, self._vanished = max(tol**2, 4 * eps), eps**2
+        self._decrease, self._vanished = max((tol or 0.0) ** 2, 4 * eps), eps**2
         self.reasons = ["max_iter"] * objective.n_problems
         self.n_iter = np.zeros(objective.n_problems, dtype=np.int32)
         self.done = np.zeros(objective.n_problems, dtype=bool)
@@ -227,17 +253,21 @@ class Progress:
         relative decrease <= tol²; that update is taken all the same.
         """
         self.n_iter[~self.done] += 1
+        if self.tol is not None:
+            self._stop(before, trial, improvable)
+        read = self._rows.rows_read
+        update = Iteration(number, before.objective, before.gradient_norm, trial.step, read, trial.state.w)
+        if callback(update):
+            self._conclude(~self.done, "callback")
+        return bool(self.done.all())
+
+    def _stop(self, before: State, trial: Trial, improvable: np.ndarray) -> None:
         small = (before.gradient_norm <= self.tol) & (
             trial.decrement / 2 <= self._decrease * before.objective
         )
         self._conclude(before.objective <= self._vanished, "separation")
         self._conclude(trial.trust & small, "converged")
         self._conclude((trial.step == 0) & ~improvable, "precision")
-        read = self._rows.rows_read
-        update = Iteration(number, before.objective, before.gradient_norm, trial.step, read, trial.state.w)
-        if callback(update):
-            self._conclude(~self.done, "callback")
-        return bool(self.done.all())
 
     def _conclude(self, which: np.ndarray, reason: str) -> None:
         for problem in np.flatnonzero(which & ~self.done):
@@ -294,7 +324,7 @@ class NewtonCG:
     The steps of one solve are decided before it starts, so nothing comes to the host during it.
     """
 
-    def __init__(self, objective: Objective, tol: float) -> None:
+    def __init__(self, objective: Objective, tol: float | None) -> None:
         self._objective, self._tol, self._n_steps = objective, tol, CG_STEPS
         # In exact arithmetic n_parameters steps solve it; many more than that is rounding, not progress.
         self._max_steps = min(CG_MAX_STEPS, 4 * objective.n_parameters + CG_STEPS)
@@ -304,7 +334,7 @@ class NewtonCG:
         curvature = self._objective.curvature(state.w)
         diagonal = curvature.diagonal()
         diagonal = torch.where(diagonal > 0, diagonal, 1.0)
-        near = state.gradient.abs().amax(dim=1) <= self._tol
+        near = state.gradient.abs().amax(dim=1) <= (self._tol or 0.0)
         accuracy = torch.where(near, CG_ACCURACY, CG_ACCURACY_FAR).to(diagonal.dtype)
         direction, reached = conjugate_gradient(curvature, -state.gradient, diagonal, self._n_steps, accuracy)
         return direction, reached <= accuracy

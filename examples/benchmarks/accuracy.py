@@ -4,7 +4,8 @@
 
 The optimum is that of the independent float64 Newton in `tests/oracle.py`. A cell is the worst of
 C = 0.001, 1 and 10 000: the objective above the optimum, relative to it; the largest error of a
-training probability; and how many of the three fits warned. `--write` puts the tables into `docs/_accuracy_table.md` and the README.
+training probability; and how many of the three fits warned. `--write` puts the table into
+`docs/_accuracy_table.md`, and some of its rows into the README.
 """
 
 from __future__ import annotations

@@ -1,0 +1,189 @@
+"""Criteria: the loss of each row, and what it takes the outputs of a module for (its link)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torch_logreg._losses import LOSSES
+
+# ---- links: what the outputs of a module mean ----
+
+
+def class_major(output: Tensor, n_rows: int) -> Tensor:
+    """What a module gave for `n_rows` rows as (n_outputs, n_rows), like all raw predictions."""
+    output = by_row(output, n_rows)
+    return output[None] if output.ndim == 1 else output.T.contiguous()
+
+
+def by_row(output: Tensor, n_rows: int) -> Tensor:
+    """Put the row axis back that a module's ``squeeze()`` took from a batch of one row."""
+    return output[None] if n_rows == 1 and output.shape[:1] != (1,) else output
+
+
+class LogitLink:
+    """Outputs are log odds, or one unnormalised log-probability a class."""
+
+    @staticmethod
+    def decision(z: Tensor) -> Tensor:
+        """Log odds (1, n) for two classes, (n_classes, n) for more."""
+        return z[1:] - z[:1] if len(z) == 2 else z
+
+    @staticmethod
+    def probability(z: Tensor) -> Tensor:
+        return LOSSES["binary" if len(z) == 1 else "softmax"].probability(z)  # (n_classes, n)
+
+    @staticmethod
+    def log_probability(z: Tensor) -> Tensor:
+        return LOSSES["binary" if len(z) == 1 else "softmax"].log_probability(z)  # (n_classes, n)
+
+
+class ProbabilityLink:
+    """The one output is the probability of the second class."""
+
+    @staticmethod
+    def decision(p: Tensor) -> Tensor:
+        tiny = torch.finfo(p.dtype).tiny
+        return (p.clamp_min(tiny) / (1 - p).clamp_min(tiny)).log()  # (1, n), finite for 0 and 1 too
+
+    @staticmethod
+    def probability(p: Tensor) -> Tensor:
+        return torch.cat([1 - p, p])  # (2, n)
+
+    @staticmethod
+    def log_probability(p: Tensor) -> Tensor:
+        tiny = torch.finfo(p.dtype).tiny
+        return torch.cat([torch.log1p(-p), p.log()]).clamp_min(math.log(tiny))  # (2, n)
+
+
+class LogProbabilityLink:
+    """Outputs are log-probabilities, one a class."""
+
+    @staticmethod
+    def decision(z: Tensor) -> Tensor:
+        return LogitLink.decision(LogProbabilityLink.log_probability(z))
+
+    @staticmethod
+    def probability(z: Tensor) -> Tensor:
+        return z.exp()  # (n_classes, n)
+
+    @staticmethod
+    def log_probability(z: Tensor) -> Tensor:
+        # Half the range, so that the difference of two is finite as well.
+        return z.clamp_min(torch.finfo(z.dtype).min / 2)  # (n_classes, n)
+
+
+Link: TypeAlias = LogitLink | ProbabilityLink | LogProbabilityLink
+
+
+# ---- criteria ----
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A loss of each row, and what it takes the outputs of a module for."""
+
+    name: str
+    loss: Callable[[Tensor, Tensor], Tensor]
+    link: Link
+    outputs: tuple[int, ...]  # how many a row it can work with; builders are asked for the first
+
+    @property
+    def n_outputs(self) -> int:
+        return self.outputs[0]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the loss's own tensors, such as weights of classes."""
+        if isinstance(self.loss, nn.Module):
+            self.loss.to(device=device, dtype=dtype)
+
+    def weighted_sum(self, output: Tensor, codes: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+        """The sum of weight times loss over rows with class codes and weights (n,), summed in `dtype`."""
+        n_rows = len(codes)
+        output = by_row(output, n_rows)
+        single = output.ndim == 1 or output.shape[1] == 1
+        losses = self.loss(output, codes.to(output.dtype).view_as(output) if single else codes)
+        if losses.ndim == 0:
+            return self._sum_of_mean(losses, weights).to(dtype)
+        if losses.numel() != n_rows:
+            raise ValueError(
+                f"criterion={self.name} gave losses of shape {tuple(losses.shape)} for {n_rows} rows; it "
+                "must give one loss a row, of shape (n_rows,)."
+            )
+        return (weights * losses.reshape(n_rows)).sum(dtype=dtype)
+
+    def _sum_of_mean(self, mean: Tensor, weights: Tensor) -> Tensor:
+        """The same where the criterion gives the mean over rows alone, if that is all one needs to know."""
+        if not bool((weights == weights[0]).all()):
+            raise ValueError(
+                f"criterion={self.name} gave one number for {len(weights)} rows of unequal weight, so "
+                "sample_weight and class_weight cannot be taken into account; let it return one loss a row, "
+                'of shape (n_rows,), as losses of torch do with reduction="none".'
+            )
+        return mean * weights.sum()
+
+
+def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of one logit, softmax cross-entropy of several: (n,) or (n, 1)."""
+    if output.shape == target.shape:
+        return F.binary_cross_entropy_with_logits(output, target, reduction="none")
+    return F.cross_entropy(output, target, reduction="none")
+
+
+def resolve_criterion(criterion: Any, n_classes: int) -> Criterion:
+    """A criterion as the user gave it: None, a loss, or a class of losses, which is never changed.
+
+    `nn.BCELoss` says that a module gives probabilities, `nn.NLLLoss` log-probabilities, and all else
+    logits. BCELoss learns nothing from the rows that are most wrong: its gradient through a sigmoid is 0 from
+    a logit of 17 on in float32 (37 in float64), and small below -28, where that of BCEWithLogitsLoss is 1.
+    """
+    either = (1, 2) if n_classes == 2 else (n_classes,)
+    if criterion is None:
+        return Criterion("None", cross_entropy, LogitLink(), either)
+    loss = criterion() if isinstance(criterion, type) else copy.deepcopy(criterion)
+    if not callable(loss):
+        raise TypeError(
+            f"criterion={loss!r} is not a loss; use None or a loss of torch.nn such as nn.BCELoss()."
+        )
+    name = getattr(loss, "__name__", type(loss).__name__)
+    _refuse_unfit(loss, name)
+    if hasattr(loss, "reduction"):
+        loss.reduction = "none"
+    if isinstance(loss, nn.BCELoss | nn.BCEWithLogitsLoss):
+        if n_classes != 2:
+            raise ValueError(
+                f"criterion={name} is for two classes, and y has {n_classes}; use nn.CrossEntropyLoss()."
+            )
+        return Criterion(name, loss, ProbabilityLink() if isinstance(loss, nn.BCELoss) else LogitLink(), (1,))
+    if isinstance(loss, nn.NLLLoss):
+        return Criterion(name, loss, LogProbabilityLink(), (n_classes,))
+    if isinstance(loss, nn.CrossEntropyLoss):
+        return Criterion(name, loss, LogitLink(), (n_classes,))
+    return Criterion(name, loss, LogitLink(), either)
+
+
+def _refuse_unfit(loss: Any, name: str) -> None:
+    """Raise for what would train in silence to something other than a classifier of its probabilities."""
+    known = (nn.BCELoss, nn.BCEWithLogitsLoss, nn.CrossEntropyLoss, nn.NLLLoss)
+    if type(loss).__module__ == nn.BCELoss.__module__ and not isinstance(loss, known):
+        raise ValueError(
+            f"criterion={name} is no loss of class probabilities; use one of "
+            f"{', '.join('nn.' + kind.__name__ for kind in known)}, or your own callable(logits, target) "
+            "that gives one loss a row."
+        )
+    if getattr(loss, "__module__", None) == F.__name__:
+        raise ValueError(
+            f"criterion={name} is a function of torch.nn.functional, which does not say what it takes for an "
+            "output; use the loss of torch.nn, such as nn.CrossEntropyLoss()."
+        )
+    if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
+        raise ValueError(
+            f"criterion={name} has parameters, which are not trained; make them part of the module."
+        )

@@ -1,0 +1,149 @@
+"""From checked data to an objective, where to start, and what of the solution is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor, nn
+
+from torch_logreg._criteria import Link, LogitLink, class_major, resolve_criterion
+from torch_logreg._inputs import TrainingData, features_to, float_dtype, supports_float64, to_tensor
+from torch_logreg._losses import LOSSES
+from torch_logreg._module_objective import ModuleObjective
+from torch_logreg._modules import RandomStream, build_module
+from torch_logreg._objective import LinearObjective
+from torch_logreg._rows import ArrayRows, dense_rows, matmul, sparse_matrix
+from torch_logreg._solver import Matrix, Objective
+
+Coefficients = tuple[np.ndarray, np.ndarray]  # (K, d), (K,)
+
+
+class Problem(NamedTuple):
+    """What `fit` hands to a solver, and how it reads what comes back."""
+
+    objective: Objective
+    start: Tensor  # (1, n_parameters)
+    weight_sum: float
+    predict: Callable[[Tensor, Matrix], Tensor]  # of w and rows: decision values, class-major
+    snapshot: Callable[[Tensor], Any]  # of w, to come back to
+    restore: Callable[[Any], Tensor]
+    attributes: Callable[[Tensor], dict[str, Any]]  # of w: the fitted attributes, in memory of their own
+    final: Callable[[Tensor], Tensor]  # of the solution: the one to keep among equals
+
+
+def linear_problem(
+    data: TrainingData,
+    device: torch.device,
+    C: float,
+    fit_intercept: bool,
+    earlier: Coefficients | None,
+    plain: bool,
+) -> Problem:
+    """The linear model, in the coordinates of scaled columns, or of the `plain` ones and in their dtype.
+
+    Scaled, coefficients are kept in float64 where the device has it: what they cost is nothing, and a
+    Newton step in float32 loses half of its digits to the condition of the Fisher matrix.
+    """
+    loss = LOSSES["binary" if len(data.classes) == 2 else "softmax"]
+    n_outputs = loss.n_outputs(len(data.classes))
+    dtype = float_dtype(data.X, device)
+    codes = loss.encode(to_tensor(data.codes, device, torch.int64), dtype)
+    rows = _rows(data, codes, device, dtype, n_outputs)
+    exact = dtype if plain or not supports_float64(device) else torch.float64
+    strength = torch.tensor([C], dtype=exact, device=device)
+    objective = LinearObjective(rows, loss, strength, n_outputs, fit_intercept, standardise=not plain)
+    start = torch.zeros((1, objective.n_parameters), dtype=exact, device=device)
+    if earlier is not None:
+        coef, intercept = (to_tensor(array[None], device, exact) for array in earlier)
+        start = objective.canonical(objective.from_raw(coef, intercept * fit_intercept))
+    numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
+
+    def attributes(w: Tensor) -> dict[str, Any]:
+        coef, intercept = objective.to_raw(w)
+        return {
+            "coef_": coef[0].cpu().numpy().astype(numpy_dtype),
+            "intercept_": intercept[0].cpu().numpy().astype(numpy_dtype),
+        }
+
+    def predict(w: Tensor, X: Matrix) -> Tensor:
+        coef, intercept = objective.to_raw(w)
+        return matmul(X, coef[0].to(dtype)) + intercept[0].to(dtype)[:, None]
+
+    return Problem(
+        objective,
+        start,
+        float(objective.weight_sum[0]),
+        predict,
+        lambda w: w.clone(),
+        lambda w: w,
+        attributes,
+        objective.canonical,
+    )
+
+
+def module_problem(
+    data: TrainingData, device: torch.device, C: float, module: Any, criterion: Any, seed: int
+) -> Problem:
+    """Any module under any criterion."""
+    dtype = float_dtype(data.X, device)
+    loss = resolve_criterion(criterion, len(data.classes))
+    rows = _rows(data, to_tensor(data.codes, device, torch.int64), device, dtype, loss.n_outputs)
+    stream = RandomStream(seed, device)
+    with stream.running():
+        built = build_module(module, rows.n_features, loss.n_outputs, dtype, device)
+    objective = ModuleObjective(rows, built, loss, C, stream)
+
+    def attributes(w: Tensor) -> dict[str, Any]:
+        return {"_module": objective.module_at(w), "_link": loss.link}
+
+    def predict(w: Tensor, X: Matrix) -> Tensor:
+        return loss.link.decision(module_outputs(objective.module_at(w), X))
+
+    return Problem(
+        objective,
+        objective.start(),
+        float(objective.weight_sum),
+        predict,
+        objective.snapshot,
+        objective.restore,
+        attributes,
+        lambda w: w,
+    )
+
+
+def _rows(
+    data: TrainingData, target: Tensor, device: torch.device, dtype: torch.dtype, n_outputs: int
+) -> ArrayRows:
+    X = features_to(data.X, device, dtype)
+    return ArrayRows(X, target, to_tensor(data.weights[None], device, dtype), n_outputs)
+
+
+def on_device(X: Any, device: torch.device, dtype: torch.dtype) -> Matrix:
+    """Rows to predict, without what only a gradient needs."""
+    part = features_to(X, device, dtype)
+    if isinstance(part, Tensor):
+        return part
+    assert scipy.sparse.issparse(part)
+    return sparse_matrix(part, device, transpose=False)
+
+
+def linear_outputs(coef: np.ndarray, intercept: np.ndarray, X: Matrix) -> Tensor:
+    """``coef @ X.T + intercept``, class-major, where X is."""
+    array = X if isinstance(X, Tensor) else X.csr.values()
+    weight, bias = (to_tensor(np.asarray(a), array.device, array.dtype) for a in (coef, intercept))
+    return matmul(X, weight).add_(bias[:, None])
+
+
+def module_outputs(module: nn.Module, X: Matrix) -> Tensor:
+    """Outputs of a module in eval mode, class-major."""
+    n_rows = X.shape[0]
+    dense = dense_rows(X, 0, n_rows)
+    with RandomStream(0, dense.device).running():  # some modules draw even in eval mode
+        return class_major(module(dense), n_rows)
+
+
+LINEAR_LINK: Link = LogitLink()
