@@ -6,13 +6,12 @@ import numpy as np
 import oracle
 import pytest
 import scipy.sparse
+import torch
 from datasets import NAMES, load, standardised
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 
 from torch_logreg import TorchLogisticClassifier
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 STRENGTHS = (1e-3, 1.0, 1e4)
 LIGHT_NAMES = [pytest.param(name, marks=pytest.mark.slow) if name == "digits" else name for name in NAMES]
@@ -142,3 +141,13 @@ def test_the_other_solvers_reach_the_same_optimum_from_raw_columns(name, solver)
     X, y, n_classes = load(name).X, load(name).y, load(name).classes
     clf = TorchLogisticClassifier(solver=solver, max_iter=2000).fit(X, y)
     assert_at_optimum(clf, X, y, n_classes, 1.0, None)
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "wine"])
+def test_the_number_of_threads_changes_nothing_but_the_last_digits(name):
+    X, y = np.tile(load(name).X, (50, 1)), np.tile(load(name).y, 50)
+    alone = TorchLogisticClassifier().fit(X, y)
+    torch.set_num_threads(2)
+    together = TorchLogisticClassifier().fit(X, y)
+    torch.set_num_threads(1)
+    np.testing.assert_allclose(together.coef_, alone.coef_, rtol=1e-9, atol=1e-12 * np.abs(alone.coef_).max())

@@ -12,6 +12,7 @@ PACKAGE = Path(torch_logreg.__file__).parent
 LEVELS = {
     "_losses": 0,
     "_penalty": 0,
+    "_parameters": 0,
     "_rows": 0,
     "_solver": 0,
     "_objective": 1,

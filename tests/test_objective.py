@@ -13,8 +13,6 @@ from torch_logreg._losses import LOSSES
 from torch_logreg._objective import LinearObjective
 from torch_logreg._rows import ArrayRows
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SETTINGS = {"one": [1.0], "one unpenalised": [np.inf], "three": [0.05, 20.0, np.inf]}
 
 losses = pytest.mark.parametrize("loss", LOSSES)

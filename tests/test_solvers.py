@@ -19,8 +19,6 @@ from torch_logreg._objective import LinearObjective
 from torch_logreg._rows import ArrayRows
 from torch_logreg._solver import Iteration, Solution, conjugate_gradient
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 KINDS = {"dense": torch.float64, "float32": torch.float32, "CSR": torch.float64}
 
 EXACT = [name for name in SOLVERS if name != "sgd"]  # stock SGD claims no optimum: see test_sgd.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -37,6 +39,7 @@ from torch_logreg._inputs import (
 from torch_logreg._lbfgs import LBFGS
 from torch_logreg._modules import RandomStream
 from torch_logreg._natural import NaturalSGD
+from torch_logreg._parameters import check_all_are_read, check_solver_exists
 from torch_logreg._problems import (
     LINEAR_LINK,
     Problem,
@@ -57,16 +60,6 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
     "sgd": SGD,
 }
 
-ELSEWHERE = ("liblinear", "sag", "saga")  # of LogisticRegression, and not here
-OF_SGD = {
-    "learning_rate": "auto",
-    "momentum": 0.0,
-    "nesterov": False,
-    "batch_size": "auto",
-    "lr_schedule": None,
-    "module": None,
-    "criterion": None,
-}
 READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "lr_schedule")
 SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
 PREDICT_NUMBERS = 2**22  # raw predictions held at a time besides the output
@@ -78,6 +71,10 @@ OF_FIT = ("_history", "_module", "_link")
 def _fitted(state: Mapping[str, Any]) -> dict[str, Any]:
     """What of an estimator's attributes `fit` has set."""
     return {name: value for name, value in state.items() if name.endswith("_") or name in OF_FIT}
+
+
+def _has_coefficients(estimator: TorchLogisticClassifier) -> bool:
+    return estimator.module is None
 
 
 class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
@@ -373,27 +370,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         return self
 
     def _check_parameters(self) -> None:
-        if self.solver in ELSEWHERE:
-            raise ValueError(
-                f"solver={self.solver!r} of LogisticRegression does not exist here; use solver='auto', which "
-                f"solves the same problem, or one of {sorted(SOLVERS)}."
-            )
+        check_solver_exists(self.solver, SOLVERS)
         self._validate_params()
-        if self._solver_name() != "sgd":
-            for name, default in OF_SGD.items():
-                if getattr(self, name) is not default and getattr(self, name) != default:
-                    raise ValueError(
-                        f"{name}={getattr(self, name)!r} is not read by solver={self._solver_name()!r}; use "
-                        f"solver='sgd', or leave {name} at its default."
-                    )
-        elif self.learning_rate == "auto" and (self.momentum or self.lr_schedule is not None):
-            raise ValueError(
-                "learning_rate='auto' searches for each step's length, which leaves no part to "
-                f"momentum={self.momentum!r} and lr_schedule={self.lr_schedule!r}; set learning_rate to a "
-                "number."
-            )
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9, and it is 0.")
+        check_all_are_read(self, self._solver_name())
 
     def _solver_name(self) -> str:
         if self.solver != "auto":
@@ -449,7 +428,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             **problem.attributes(problem.final(w)),
             "n_iter_": solution.n_iter,
             "solver_": self._solver_name(),
-            "converged_": reason == "converged",
+            "converged_": reason == "converged" and early is None,  # the best weights need not be the last
             "stop_reason_": reason,
             "objective_": float(problem.objective.value(w)[0] if early else solution.objective[0]) * factor,
             "loss_curve_": history["objective"] / factor,
@@ -480,8 +459,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         device, C = resolve_device(self.device, data.X), float(self.C)
         earlier = self.warm_start and "classes_" in vars(self)
         if self._is_module():
-            module = self._module if earlier and "_module" in vars(self) else self.module
-            return module_problem(data, device, C, module, self.criterion, seed)
+            trained = self.module_ if earlier else None
+            return module_problem(data, device, C, self.module, self.criterion, seed, trained)
         coefficients = None
         if earlier and "coef_" in vars(self):
             coefficients = (self._dense_coef(), self.intercept_)
@@ -499,7 +478,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         return EarlyStopping(problem, data, n_iter_no_change=1).score
 
     def _warn_not_converged(self) -> None:
-        reason = REASONS[self.stop_reason_].format(max_iter=self.max_iter, dtype=self.coef_.dtype)
+        dtype = self.coef_.dtype if "coef_" in vars(self) else next(self._module.parameters()).dtype
+        reason = REASONS[self.stop_reason_].format(max_iter=self.max_iter, dtype=dtype)
         warnings.warn(
             f"{self.solver_} stopped after {int(self.n_iter_[0])} iterations before it converged: {reason}.",
             ConvergenceWarning,
@@ -531,7 +511,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     ) -> tuple[int, torch.dtype, Callable[[Any], Tensor], Link]:
         """Outputs a row, dtype to compute in, the raw predictions of a block, and what they mean."""
         if "coef_" not in vars(self):
-            module = self._module.to(device)
+            module = self._module.to(device).eval()  # whatever a user of `module_` has put it in
             dtype = next(module.parameters()).dtype
             return len(self.classes_), dtype, lambda part: module_outputs(module, part), self._link
         dtype, coef = float_dtype(features, device), self._dense_coef()
@@ -656,6 +636,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         check_is_fitted(self)
         return pd.DataFrame(self._history).astype({"rows_read": np.int64})
 
+    @available_if(_has_coefficients)
     def densify(self) -> Self:
         """Convert `coef_` to a dense array, which it is after `fit`.
 
@@ -668,6 +649,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self.coef_ = self._dense_coef()
         return self
 
+    @available_if(_has_coefficients)
     def sparsify(self) -> Self:
         """Convert `coef_` to a scipy CSR matrix, which is smaller where most of it is zero.
 
@@ -685,6 +667,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         # Only names of devices are pickled: skops and others refuse any object of torch.
         if isinstance(state.get("device"), torch.device):
             state = {**state, "device": str(state["device"])}
+        if "_module" in state:  # which is one, and must be readable where there is no such device
+            state = {**state, "_module": copy.deepcopy(state["_module"]).cpu()}
         return state
 
     def __sklearn_tags__(self) -> Any:

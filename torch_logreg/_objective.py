@@ -60,7 +60,7 @@ class LinearObjective(Objective):
         self.weight_sum = self._total(_sum(b.weights.sum(dim=1, dtype=self.dtype) for b in rows.blocks()))
         self.penalty = L2Penalty(1 / (C * self.weight_sum))
         self._plain = not standardise and self.dtype == rows.dtype
-        self._rows_per_weight = (rows.n_rows / self.weight_sum).to(rows.dtype)[:, None]  # (P, 1)
+        self._rows_per_weight = (rows.n_rows / self.weight_sum).to(rows.dtype)[:, None, None]  # (P, 1, 1)
         decay = self.penalty.strength[:, None, None].expand(-1, 1, rows.n_features)
         self._decay = torch.nn.functional.pad(decay, (0, int(fit_intercept)))  # (P, 1, d + 1)
         if not standardise:
@@ -192,16 +192,21 @@ class LinearObjective(Objective):
         if not self._plain:
             return self.batch_value_and_gradient(w, block, n_nominal)[1]
         # In as few operations as possible: each costs more than its arithmetic on a few hundred rows.
-        w = w.view(self.n_problems, self.n_outputs, -1)
-        z = matmul(block.X, w[..., : self.rows.n_features].flatten(0, 1)).view(*w.shape[:2], -1)
+        P, K, d = self.n_problems, self.n_outputs, self.rows.n_features
+        flat = w.view(P * K, -1)
+        z = matmul(block.X, flat[:, :d])
         if self.fit_intercept:
-            z = z.add_(w[..., -1:])
-        _, slope = self.loss.value_and_gradient(z, block.target)
-        gradient = self.rmatmul(block, slope.mul_(block.weights[:, None]))[..., : w.shape[2]]
+            z = z.add_(flat[:, d:])
+        _, slope = self.loss.value_and_gradient(z.view(P, K, -1), block.target)
+        slope = slope.mul_(block.weights[:, None]).view(P * K, -1)
+        gradient = rmatmul(block.X, slope)
+        if self.fit_intercept:
+            gradient = torch.cat([gradient, slope.sum(dim=1, keepdim=True)], dim=1)
+        gradient = gradient.view(P, K, -1)
         if self.loss.shift_invariant:
             gradient = gradient - gradient.mean(dim=1, keepdim=True)
-        factor = self._batch_factor(n_nominal)[..., None]
-        return torch.addcmul(gradient * factor, self._decay, w).view(self.n_problems, -1)
+        penalty = self._decay * w.view(P, K, -1)
+        return penalty.addcmul_(gradient, self._rows_per_weight, value=1 / n_nominal).view(P, -1)
 
     def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
         coef, intercept = self.to_raw(w)
@@ -210,7 +215,7 @@ class LinearObjective(Objective):
         return value + self.penalty.value(coef)
 
     def _batch_factor(self, n_nominal: int) -> Tensor:
-        return self._rows_per_weight / n_nominal  # (P, 1)
+        return self._rows_per_weight[:, 0] / n_nominal  # (P, 1)
 
     def curvature(self, w: Tensor) -> Curvature:
         fisher = LinearFisher(self, w)

@@ -86,19 +86,28 @@ def linear_problem(
 
 
 def module_problem(
-    data: TrainingData, device: torch.device, C: float, module: Any, criterion: Any, seed: int
+    data: TrainingData,
+    device: torch.device,
+    C: float,
+    module: Any,
+    criterion: Any,
+    seed: int,
+    earlier: nn.Module | None,
 ) -> Problem:
-    """Any module under any criterion."""
+    """Any module under any criterion; without a module the linear model, which keeps coefficients."""
     dtype = float_dtype(data.X, device)
     loss = resolve_criterion(criterion, len(data.classes))
     rows = _rows(data, to_tensor(data.codes, device, torch.int64), device, dtype, loss.n_outputs)
     stream = RandomStream(seed, device)
     with stream.running():
         built = build_module(module, rows.n_features, loss.n_outputs, dtype, device)
+    if earlier is not None:
+        _go_on_from(built, earlier)
     objective = ModuleObjective(rows, built, loss, C, stream)
 
     def attributes(w: Tensor) -> dict[str, Any]:
-        return {"_module": objective.module_at(w), "_link": loss.link}
+        trained = objective.module_at(w)
+        return _coefficients(trained) if module is None else {"_module": trained, "_link": loss.link}
 
     def predict(w: Tensor, X: Matrix) -> Tensor:
         return loss.link.decision(module_outputs(objective.module_at(w), X))
@@ -113,6 +122,26 @@ def module_problem(
         attributes,
         lambda w: w,
     )
+
+
+def _go_on_from(built: nn.Module, earlier: nn.Module) -> None:
+    state = earlier.state_dict()
+    if isinstance(built, nn.Linear) and built.out_features == 2 * len(state.get("weight", ())) == 2:
+        state = {name: torch.cat([-value / 2, value / 2]) for name, value in state.items()}
+    try:
+        built.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"warm_start=True, but the module fitted before does not fit into the one for this data: {error} "
+            "Fit a clone, or set warm_start=False."
+        ) from error
+
+
+def _coefficients(linear: Any) -> dict[str, Any]:
+    coef, intercept = linear.weight.detach().cpu().numpy(), linear.bias.detach().cpu().numpy()
+    if len(coef) == 2:  # of two classes only the difference matters
+        coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+    return {"coef_": coef, "intercept_": intercept}
 
 
 def _rows(

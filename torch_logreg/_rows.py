@@ -223,7 +223,10 @@ class ArrayRows(Rows):
 
     def _block(self, rows: slice | Tensor) -> Block:
         here = rows.to(self.device) if isinstance(rows, Tensor) else rows
-        X = self._X[here] if isinstance(self._X, Tensor) else sparse_matrix(self._X[rows], self.device)
+        if isinstance(self._X, Tensor):
+            X: Matrix = self._X[here]
+        else:  # scipy takes no tensor for an index
+            X = sparse_matrix(self._X[rows.numpy() if isinstance(rows, Tensor) else rows], self.device)
         return Block(X, self._target[here], self._weights[:, here])
 
     def total(self, partial: Tensor) -> Tensor:

@@ -9,12 +9,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from torch_logreg._solver import Block, Callback, Iteration, Objective, Solution, Solver
 
-SUFFICIENT = 0.1  # of the decrease that the gradient promises
+# Of the decrease that the gradient promises. What suits full batches, 0.1 and less, takes steps that fit
+# one minibatch and undo what others have found; a half is the most that a parabola's own minimum passes.
+SUFFICIENT = 0.5
 FIRST_STEP, MAX_STEP = 1.0, 1e4
-GROWTH = 2.0  # of the step an epoch, at most
+GROWTH, FULL_GROWTH = 1.3, 2.0  # of the step, at most: over an epoch of minibatches; of a full batch
 FULL_TRIALS = 40  # step lengths tried in a full-batch update
 
 
@@ -83,8 +86,8 @@ class SGD(Solver):
         if not (np.isfinite(F).all() and np.isfinite(largest).all()):
             raise ValueError(
                 f"The loss or its gradient is not finite at the beginning of epoch {epoch} (counted from 0), "
-                f"with learning_rate={self.learning_rate!r}: use a smaller learning_rate, learning_rate='auto', "
-                "or columns that a StandardScaler has scaled."
+                f"with learning_rate={self.learning_rate!r}: use a smaller learning_rate, "
+                "learning_rate='auto', or columns that a StandardScaler has scaled."
             )
         return F, (largest if gradient is not None else np.full_like(F, np.nan))
 
@@ -106,10 +109,11 @@ class Stock:
     """`torch.optim.SGD`."""
 
     def __init__(self, w: Tensor, objective: Objective, settings: SGD) -> None:
-        self._objective = objective
+        self._objective, self._momentum, self._nesterov = objective, settings.momentum, settings.nesterov
         with torch.enable_grad():
             self._parameter = nn.Parameter(w)
         self._parameter.data = w
+        self._velocity: list[Tensor | None] = [None]
         self._optimizer = torch.optim.SGD(
             [self._parameter],
             lr=float(settings.learning_rate),
@@ -119,12 +123,30 @@ class Stock:
         self._schedule = settings.lr_schedule and settings.lr_schedule(self._optimizer)
 
     def minibatch(self, block: Block, n_nominal: int) -> None:
-        self._parameter.grad = self._objective.batch_gradient(self._parameter.data, block, n_nominal)
-        self._optimizer.step()
+        self._follow(self._objective.batch_gradient(self._parameter.data, block, n_nominal))
 
     def whole(self, block: Block, value: Tensor, gradient: Tensor) -> None:
-        self._parameter.grad = gradient
-        self._optimizer.step()
+        self._follow(gradient)
+
+    def _follow(self, gradient: Tensor) -> None:
+        if self._schedule is not None:  # and may change all of the optimizer, or hook into its steps
+            self._parameter.grad = gradient
+            self._optimizer.step()
+            return
+        # All that the method `step` does to the weights: the rest of it takes as long as the gradient.
+        sgd(
+            [self._parameter],
+            [gradient],
+            self._velocity,
+            foreach=False,
+            fused=False,
+            weight_decay=0.0,
+            momentum=self._momentum,
+            lr=self._optimizer.param_groups[0]["lr"],
+            dampening=0.0,
+            nesterov=self._nesterov,
+            maximize=False,
+        )
 
     def end_epoch(self) -> float:
         length = float(self._optimizer.param_groups[0]["lr"])
@@ -152,7 +174,7 @@ class LineSearch:
     def whole(self, block: Block, value: Tensor, gradient: Tensor) -> None:
         start = self._w.clone()
         for _ in range(FULL_TRIALS):
-            if bool(self._try(block, self._objective.rows.n_rows, start, value, gradient, GROWTH).all()):
+            if bool(self._try(block, self._objective.rows.n_rows, start, value, gradient, FULL_GROWTH).all()):
                 break
 
     def _try(
