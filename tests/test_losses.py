@@ -282,3 +282,11 @@ def test_inputs_are_left_as_they_are(loss):
     loss.probability(z[0])
     loss.log_probability(z[0])
     assert all(torch.equal(a, b) for a, b in zip(before, (z, codes, target), strict=True))
+
+
+@losses
+@dtypes
+def test_the_gradient_alone_is_the_gradient_with_the_value(loss, dtype):
+    z, codes = _draw(loss, 5.0, P=2)
+    z, target = z.to(dtype), loss.encode(codes, dtype)
+    torch.testing.assert_close(loss.gradient(z, target), loss.value_and_gradient(z, target)[1])

@@ -46,6 +46,10 @@ class BinaryCrossEntropy:
         return softplus(-margin).squeeze(1), -target * torch.sigmoid(-margin)  # (P, n), (P, 1, n)
 
     @staticmethod
+    def gradient(z: Tensor, target: Tensor) -> Tensor:
+        return torch.sigmoid((target * z).neg_()).mul_(target).neg_()  # (P, 1, n)
+
+    @staticmethod
     def fisher(z: Tensor) -> Tensor:
         """What the three functions below need of ``z``: here ``p (1 - p)``."""
         return torch.sigmoid(z) * torch.sigmoid(-z)  # (P, 1, n)
@@ -102,6 +106,10 @@ class SoftmaxCrossEntropy:
         wrong = torch.sigmoid(against)  # (P, 1, n)
         gradient = torch.softmax(others, dim=1).mul_(wrong).scatter_(1, index, -wrong)
         return softplus(against).squeeze(1), gradient  # (P, n), (P, K, n)
+
+    @classmethod
+    def gradient(cls, z: Tensor, target: Tensor) -> Tensor:
+        return cls.value_and_gradient(z, target)[1]  # (P, K, n)
 
     @staticmethod
     def fisher(z: Tensor) -> Tensor:

@@ -197,7 +197,7 @@ class LinearObjective(Objective):
         z = matmul(block.X, flat[:, :d])
         if self.fit_intercept:
             z = z.add_(flat[:, d:])
-        _, slope = self.loss.value_and_gradient(z.view(P, K, -1), block.target)
+        slope = self.loss.gradient(z.view(P, K, -1), block.target)
         slope = slope.mul_(block.weights[:, None]).view(P * K, -1)
         gradient = rmatmul(block.X, slope)
         if self.fit_intercept:

@@ -119,6 +119,11 @@ def dense_rows(X: Matrix, start: int, stop: int) -> Tensor:
     return X[start:stop]
 
 
+def _select(X: Tensor, rows: Tensor) -> Tensor:
+    """``X[rows]``, column by column where that is how X lies in memory."""
+    return X.T.index_select(1, rows).T if X.stride(0) == 1 else X.index_select(0, rows)
+
+
 _csr_warned = threading.Lock()
 _csr_ready = False
 
@@ -209,7 +214,7 @@ class ArrayRows(Rows):
                 here = rows.to(self.device)
                 # index_select: indexing by a tensor takes four times as long on the CPU.
                 pieces = zip(
-                    self._X.index_select(0, here).split(batch_size),
+                    _select(self._X, here).split(batch_size),
                     self._target.index_select(0, here).split(batch_size),
                     self._weights.index_select(1, here).split(batch_size, dim=1),
                     strict=True,

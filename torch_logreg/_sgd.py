@@ -60,7 +60,7 @@ class SGD(Solver):
             else:
                 for block in rows.minibatches(batch_size, generator):
                     steps.minibatch(block, batch_size or rows.n_rows)
-            length, n_iter = steps.end_epoch(), number + 1
+            length, n_iter = steps.end_epoch(float(F[0])), number + 1
             if self.tol is not None and (norm <= self.tol).all():
                 reason = "converged"
             step = np.full(objective.n_problems, length)
@@ -101,8 +101,8 @@ class Steps(Protocol):
     def whole(self, block: Block, value: Tensor, gradient: Tensor) -> None:
         """One update from all rows, with F and its gradient there."""
 
-    def end_epoch(self) -> float:
-        """The step length of the epoch that ends here."""
+    def end_epoch(self, F: float) -> float:
+        """The step length of the epoch that ends here, and that began at F."""
 
 
 class Stock:
@@ -148,9 +148,11 @@ class Stock:
             maximize=False,
         )
 
-    def end_epoch(self) -> float:
+    def end_epoch(self, F: float) -> float:
         length = float(self._optimizer.param_groups[0]["lr"])
-        if self._schedule is not None:
+        if isinstance(self._schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self._schedule.step(F)
+        elif self._schedule is not None:
             self._schedule.step()
         return length
 
@@ -190,5 +192,5 @@ class LineSearch:
         self._step = torch.where(enough, longer, self._step / 2)
         return enough
 
-    def end_epoch(self) -> float:
+    def end_epoch(self, F: float) -> float:
         return float(self._step.amin())
