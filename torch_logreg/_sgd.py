@@ -129,8 +129,8 @@ class Stock:
         self._follow(gradient)
 
     def _follow(self, gradient: Tensor) -> None:
+        self._parameter.grad = gradient
         if self._schedule is not None:  # and may change all of the optimizer, or hook into its steps
-            self._parameter.grad = gradient
             self._optimizer.step()
             return
         # All that the method `step` does to the weights: the rest of it takes as long as the gradient.
