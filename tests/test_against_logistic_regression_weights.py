@@ -244,3 +244,12 @@ def test_verbose_prints_a_line_an_iteration(problem, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == estimator.n_iter_[0]
     assert all(line.startswith("iteration ") for line in lines)
+
+
+def test_a_solver_that_draws_nothing_leaves_the_random_state_it_was_given_alone(problem):
+    source = np.random.RandomState(0)
+    before = source.get_state()
+    TorchLogisticClassifier(random_state=source).fit(*problem)
+    after = source.get_state()
+    np.testing.assert_array_equal(after[1], before[1])
+    assert after[2:] == before[2:]

@@ -439,6 +439,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     def _seed(self) -> int:
         """For torch's generators. None is a new one each time, which touches no global generator."""
         given: Any = self.random_state
+        if self._solver_name() != "sgd" and not self.early_stopping:
+            return 0  # nothing is drawn, from a RandomState of the caller's neither
         if isinstance(given, Integral):
             return int(given)
         source = np.random.RandomState() if given is None else given

@@ -187,7 +187,7 @@ def resolve_device(device: str | torch.device | None, X: Features) -> torch.devi
         torch.empty(1, device=resolved).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"device={str(device)!r} is not available: {str(error).splitlines()[0]} "
+            f"device={str(device)!r} is not available: {str(error).splitlines()[0].rstrip('.')}. "
             f"This machine has {', '.join(available_devices())}; device=None computes where X is."
         ) from error
     return resolved
