@@ -67,7 +67,7 @@ def assert_agree(
 def test_every_solver_gives_there_what_it_gives_here(problem, solver, monkeypatch):
     X, y = problem
     params = {"solver": solver, "tol": 1e-2, "C": 0.1}  # few iterations, so that few graphs are compiled
-    monkeypatch.setattr("torch_logreg._solver.CG_STEPS", 4)  # and short ones
+    monkeypatch.setattr("torch_logreg._conjugate.CG_STEPS", 4)  # and short ones
     expected = TorchLogisticClassifier(**params).fit(X, y)
     got = TorchLogisticClassifier(**params, device="lazy").fit(X, y)
     assert_agree(got, expected, X)

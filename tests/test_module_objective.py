@@ -136,11 +136,11 @@ def test_a_linear_module_has_the_value_and_gradient_of_the_linear_model(n_classe
     objective = _objective(None, None, n_classes, data=(given, codes, weights))
     w = _at(objective)
     coef, intercept = w[:, : K * D].view(1, K, D), w[:, K * D :]
-    value, gradient = linear.value_and_gradient(linear.from_raw(coef, intercept))
+    value, gradient = linear.value_and_gradient(linear.coordinates.from_raw(coef, intercept))
     found, found_gradient = objective.value_and_gradient(w)
     torch.testing.assert_close(found, value, rtol=1e-13, atol=0)
     # By the chain rule: w of the linear model is a linear function of the raw coefficients.
-    _, pulled = torch.func.vjp(lambda c, b: linear.from_raw(c, b), coef, intercept)
+    _, pulled = torch.func.vjp(lambda c, b: linear.coordinates.from_raw(c, b), coef, intercept)
     of_coef, of_intercept = pulled(gradient)
     expected = torch.cat([of_coef.reshape(1, -1), of_intercept], dim=1)
     if n_classes == 3:  # the linear model leaves out of its gradient what only shifts all outputs

@@ -72,7 +72,7 @@ def _centred(objective: LinearObjective, v: Tensor) -> Tensor:
 
 
 def _predictions(objective: LinearObjective, w: Tensor, X: np.ndarray) -> np.ndarray:
-    coef, intercept = objective.to_raw(w)
+    coef, intercept = objective.coordinates.to_raw(w)
     return np.einsum("pkd,nd->pkn", coef.numpy(), X) + intercept.numpy()[..., None]
 
 
@@ -88,7 +88,7 @@ def test_value_is_the_oracles_objective_divided_by_C_and_the_weight_sum(loss, ki
     objective = _objective(loss, X, codes, C, weight, fit_intercept, kind)
     w = _weights_at(objective)
     value, _ = objective.value_and_gradient(w)
-    coef, intercept = objective.to_raw(w)
+    coef, intercept = objective.coordinates.to_raw(w)
     for p, C_p in enumerate(C):
         expected = oracle.objective(coef[p], intercept[p], X, codes, C_p, weight)
         expected /= weight.sum() * (C_p if np.isfinite(C_p) else 1.0)
@@ -170,8 +170,8 @@ def test_float32_rows_give_the_float64_derivatives(loss, kind, fit_intercept):
     C = SETTINGS["three"]
     exact = _objective(loss, X, codes, C, weight, fit_intercept, kind)
     rounded = _objective(loss, X, codes, C, weight, fit_intercept, kind, torch.float32)
-    coef, intercept = exact.to_raw(_weights_at(exact))
-    at = [objective.from_raw(coef, intercept) for objective in (exact, rounded)]
+    coef, intercept = exact.coordinates.to_raw(_weights_at(exact))
+    at = [objective.coordinates.from_raw(coef, intercept) for objective in (exact, rounded)]
     v = _weights_at(exact, seed=1)
     results = []
     for objective, w in zip((exact, rounded), at, strict=True):
@@ -192,10 +192,10 @@ def test_float32_rows_give_the_float64_derivatives(loss, kind, fit_intercept):
 def test_from_raw_and_to_raw_are_inverses(loss, kind, fit_intercept):
     objective = _objective(loss, *_data(loss)[:2], [0.1, np.inf], _data(loss)[2], fit_intercept, kind)
     w = _weights_at(objective)
-    coef, intercept = objective.to_raw(w)
+    coef, intercept = objective.coordinates.to_raw(w)
     assert coef.shape == (2, objective.n_outputs, 4) and intercept.shape == (2, objective.n_outputs)
     assert fit_intercept or not intercept.any()
-    torch.testing.assert_close(objective.from_raw(coef, intercept), w, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(objective.coordinates.from_raw(coef, intercept), w, rtol=1e-11, atol=1e-11)
 
 
 @losses
@@ -212,7 +212,7 @@ def test_the_change_of_variables_leaves_the_problem_as_it_is(loss, kind, fit_int
     intercept = -coef @ torch.from_numpy(X.mean(axis=0))
     if not fit_intercept:
         coef, intercept = coef / (1 + offset), 0 * intercept
-    value, _ = objective.value_and_gradient(objective.from_raw(coef, intercept))
+    value, _ = objective.value_and_gradient(objective.coordinates.from_raw(coef, intercept))
     for p in range(2):
         expected = oracle.objective(coef[p], intercept[p], X, codes, C[p], weight) / (C[p] * weight.sum())
         # A raw prediction is a sum of terms of size `offset`: it rounds by that much more.
@@ -229,8 +229,8 @@ def test_a_column_far_from_zero_is_scaled_by_its_own_deviation(kind, dtype, offs
     objective = _objective("binary", X, codes, [np.inf], weight, kind=kind, dtype=dtype)
     mean = weight @ X / weight.sum()
     deviation = np.sqrt(weight @ (X - mean) ** 2 / weight.sum())
-    np.testing.assert_allclose(objective.spread.numpy(), deviation, rtol=1e-2)
-    np.testing.assert_allclose(objective.inverse_scale[0, 0].numpy(), 2 / deviation, rtol=1e-2)
+    np.testing.assert_allclose(objective.coordinates.spread.numpy(), deviation, rtol=1e-2)
+    np.testing.assert_allclose(objective.coordinates.inverse_scale[0, 0].numpy(), 2 / deviation, rtol=1e-2)
 
 
 @losses
@@ -242,14 +242,14 @@ def test_a_constant_column_gets_no_coefficient(loss, kind, dtype, C):
     X = np.hstack([X, np.tile([0.1, 12345.678, 0.0], (len(X), 1))])
     objective = _objective(loss, X, codes, [C], weight, kind=kind, dtype=dtype)
     w = _weights_at(objective)
-    coef, _ = objective.to_raw(w)
+    coef, _ = objective.coordinates.to_raw(w)
     assert not coef[..., 4:].any()
     assert bool((coef[..., :4] != 0).all())
     _, gradient = objective.value_and_gradient(w)
     per_column = gradient.view(objective.n_outputs, -1)
     assert not per_column[:, 4:7].any()
     without = _objective(loss, X[:, :4], codes, [C], weight, kind=kind, dtype=dtype)
-    same = without.from_raw(coef[..., :4], objective.to_raw(w)[1])
+    same = without.coordinates.from_raw(coef[..., :4], objective.coordinates.to_raw(w)[1])
     value, alone = objective.value_and_gradient(w)[0], without.value_and_gradient(same)[0]
     torch.testing.assert_close(value, alone, rtol=32 * torch.finfo(dtype).eps, atol=0)
 
@@ -258,7 +258,7 @@ def test_a_constant_column_gets_no_coefficient(loss, kind, dtype, C):
 def test_a_constant_column_is_a_column_where_there_is_no_intercept(loss):
     _, codes, weight = _data(loss)
     objective = _objective(loss, np.full((len(codes), 1), 0.1), codes, [1.0], weight, fit_intercept=False)
-    assert bool((objective.to_raw(_weights_at(objective))[0] != 0).all())
+    assert bool((objective.coordinates.to_raw(_weights_at(objective))[0] != 0).all())
 
 
 # ---- one of many optima ----
@@ -276,7 +276,7 @@ def test_canonical_weights_predict_the_same_from_the_smallest_coefficients(loss,
     X, weight = _collinear(X), weight + 1
     objective = _objective(loss, X, codes, [np.inf], weight, fit_intercept, kind)
     w = _weights_at(objective)
-    found = objective.canonical(w)
+    found = objective.coordinates.canonical(w)
     before, after = _predictions(objective, w, X)[0], _predictions(objective, found, X)[0]
     if objective.loss.shift_invariant:
         before = before - before.mean(axis=0)
@@ -285,9 +285,9 @@ def test_canonical_weights_predict_the_same_from_the_smallest_coefficients(loss,
     columns = X - X.mean(axis=0) if fit_intercept else X
     centred = before - before.mean(axis=1, keepdims=True) if fit_intercept else before
     smallest = centred @ np.linalg.pinv(columns, rcond=1e-13).T
-    coef = objective.to_raw(found)[0][0].numpy()
+    coef = objective.coordinates.to_raw(found)[0][0].numpy()
     assert np.all(np.abs(coef - smallest).max(axis=0) <= 1e-6 * np.abs(smallest).max(axis=0))
-    torch.testing.assert_close(objective.canonical(found), found, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(objective.coordinates.canonical(found), found, rtol=1e-9, atol=1e-12)
 
 
 @kinds
@@ -295,7 +295,7 @@ def test_canonical_weights_predict_the_same_from_the_smallest_coefficients(loss,
 def test_canonical_softmax_weights_are_centred_over_the_classes(kind, C):
     X, codes, weight = _data("softmax")
     objective = _objective("softmax", X, codes, C, weight, kind=kind)
-    for of_classes in objective.to_raw(objective.canonical(_weights_at(objective))):
+    for of_classes in objective.coordinates.to_raw(objective.coordinates.canonical(_weights_at(objective))):
         assert float((of_classes.sum(dim=1).abs() / of_classes.abs().amax(dim=1)).max()) < 1e-12
 
 
@@ -304,7 +304,7 @@ def test_a_penalty_decides_for_itself_between_collinear_columns(fit_intercept):
     X, codes, weight = _data("binary")
     objective = _objective("binary", _collinear(X), codes, [1.0], weight, fit_intercept)
     w = _weights_at(objective)
-    torch.testing.assert_close(objective.canonical(w), w, rtol=0, atol=0)
+    torch.testing.assert_close(objective.coordinates.canonical(w), w, rtol=0, atol=0)
 
 
 @losses
@@ -348,8 +348,8 @@ def test_problems_of_different_C_together_are_the_problems_alone(loss, kind, fit
             (curvature.product(v), of_alone.product(v[each])),
             (curvature.diagonal(), of_alone.diagonal()),
             (curvature.matrix(), of_alone.matrix()),
-            (together.to_raw(w)[0], alone.to_raw(w[each])[0]),
-            (together.canonical(w), alone.canonical(w[each])),
+            (together.coordinates.to_raw(w)[0], alone.coordinates.to_raw(w[each])[0]),
+            (together.coordinates.canonical(w), alone.coordinates.canonical(w[each])),
         ]:
             torch.testing.assert_close(all_problems[each], one, **close)
 
@@ -365,7 +365,7 @@ def test_problems_may_weigh_rows_differently(loss, kind, fit_intercept):
     w, h = _weights_at(together), 1e-5
     v = _weights_at(together, seed=1)
     value, gradient = together.value_and_gradient(w)
-    coef, intercept = together.to_raw(w)
+    coef, intercept = together.coordinates.to_raw(w)
     for p, C_p in enumerate(C):
         expected = oracle.objective(coef[p], intercept[p], X, codes, C_p, folds[p])
         expected /= folds[p].sum() * (C_p if np.isfinite(C_p) else 1.0)

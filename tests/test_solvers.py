@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from torch_logreg._classifier import SOLVERS
+from torch_logreg._conjugate import conjugate_gradient
 from torch_logreg._losses import LOSSES
 from torch_logreg._objective import LinearObjective
 from torch_logreg._rows import ArrayRows
-from torch_logreg._solver import Iteration, Solution, conjugate_gradient
+from torch_logreg._solver import Curvature, Iteration, Solution
 
 KINDS = {"dense": torch.float64, "float32": torch.float32, "CSR": torch.float64}
 
@@ -100,7 +101,9 @@ def _excess(
 ) -> float:
     """Relative distance of the first problem from the optimum of its C, judged by the oracle."""
     data, best = _data(loss, kind, separable), _best(loss, kind, separable, C)
-    coef, intercept = (of_all[0] for of_all in objective.to_raw(objective.canonical(solution.w)))
+    coef, intercept = (
+        of_all[0] for of_all in objective.coordinates.to_raw(objective.coordinates.canonical(solution.w))
+    )
     return oracle.objective(coef, intercept, data.X, data.codes, C, data.weight) / best.objective - 1
 
 
@@ -137,7 +140,9 @@ def test_converged_means_an_objective_within_tol_squared(solver, loss, tol):
 def test_a_start_at_the_optimum_converges_in_one_update(solver, loss, kind):
     objective = _objective(loss, _data(loss, kind), [2.0], kind)
     best = _best(loss, kind, False, 2.0)
-    w = objective.from_raw(torch.from_numpy(best.coef)[None], torch.from_numpy(best.intercept)[None])
+    w = objective.coordinates.from_raw(
+        torch.from_numpy(best.coef)[None], torch.from_numpy(best.intercept)[None]
+    )
     solution, iterations = _minimize(solver, objective, w)
     assert solution.reasons == ["converged"]
     assert solution.n_iter.tolist() == [1] == [len(iterations)]
@@ -319,12 +324,17 @@ def test_a_solver_can_be_used_again(solver):
 # ---- conjugate gradients ----
 
 
+def _solve(curvature: Curvature, b: Tensor, n_steps: int, accuracy: Tensor) -> tuple[Tensor, Tensor]:
+    diagonal = curvature.diagonal()
+    return conjugate_gradient(curvature.product, b, lambda r: r / diagonal, n_steps, accuracy)[:2]
+
+
 def test_conjugate_gradients_solve_every_problem():
     objective = _objective("binary", _data("binary"), [1e-3, 1.0, 1e3])
     curvature = objective.curvature(_zero(objective))
     _, gradient = objective.value_and_gradient(_zero(objective))
     accuracy = torch.full((3,), 1e-12, dtype=torch.float64)
-    x, reached = conjugate_gradient(curvature, -gradient, curvature.diagonal(), 30, accuracy)
+    x, reached = _solve(curvature, -gradient, 30, accuracy)
     expected = torch.linalg.solve(curvature.matrix(), -gradient[..., None])[..., 0]
     torch.testing.assert_close(x, expected, rtol=1e-10, atol=1e-12)
     assert bool((reached <= accuracy).all())
@@ -335,7 +345,7 @@ def test_conjugate_gradients_say_when_the_steps_were_too_few():
     curvature = objective.curvature(_zero(objective))
     _, gradient = objective.value_and_gradient(_zero(objective))
     accuracy = torch.full((1,), 1e-10, dtype=torch.float64)
-    x, reached = conjugate_gradient(curvature, -gradient, curvature.diagonal(), 2, accuracy)
+    x, reached = _solve(curvature, -gradient, 2, accuracy)
     residual = -gradient - curvature.product(x)
     # The factor of the residual in the norm of the preconditioner.
     norms = [(r.square() / curvature.diagonal()).sum(dim=1).sqrt() for r in (residual, gradient)]
@@ -347,7 +357,7 @@ def test_conjugate_gradients_of_nothing_are_nothing():
     objective = _objective("binary", _data("binary"), [1.0])
     curvature = objective.curvature(_zero(objective))
     accuracy = torch.full((1,), 0.1, dtype=torch.float64)
-    x, reached = conjugate_gradient(curvature, _zero(objective), curvature.diagonal(), 5, accuracy)
+    x, reached = _solve(curvature, _zero(objective), 5, accuracy)
     assert not x.any() and not reached.any()
 
 
@@ -365,7 +375,7 @@ def test_nothing_comes_to_the_host_during_conjugate_gradients(loss, kind, monkey
 
     for name in "cpu item numpy tolist __bool__ __float__ __int__ __index__ __array__".split():
         monkeypatch.setattr(torch.Tensor, name, refuse)
-    x, _ = conjugate_gradient(curvature, -gradient, diagonal, 3, accuracy)
+    x, _, _ = conjugate_gradient(curvature.product, -gradient, lambda r: r / diagonal, 3, accuracy)
     monkeypatch.undo()
     assert torch.isfinite(x).all()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,39 +23,31 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from torch_logreg._callbacks import CallbackSupportMixin, Forward, Recorder, with_callbacks
-from torch_logreg._criteria import Link
 from torch_logreg._early_stopping import EarlyStopping, codes_of, split
 from torch_logreg._inputs import (
     Interval,
     StrOptions,
     TrainingData,
+    check_finite,
     check_fit,
+    check_parameters,
     check_predict,
-    float_dtype,
     on_host,
     resolve_device,
-    supports_float64,
     to_tensor,
 )
 from torch_logreg._lbfgs import LBFGS
 from torch_logreg._modules import RandomStream
 from torch_logreg._natural import NaturalSGD
 from torch_logreg._parameters import check_all_are_read, check_solver_exists
-from torch_logreg._problems import (
-    LINEAR_LINK,
-    Problem,
-    linear_outputs,
-    linear_problem,
-    module_outputs,
-    module_problem,
-    on_device,
-)
+from torch_logreg._predictions import Output, linear_predictions, module_predictions
+from torch_logreg._problems import Method, Problem, linear_problem, module_problem
 from torch_logreg._sgd import SGD
 from torch_logreg._solver import REASONS, Iteration, Solver
 
 SOLVERS: dict[str, Callable[..., Solver]] = {
     "natural-sgd": NaturalSGD,
-    "newton-cholesky": partial(NaturalSGD, linear_solver="cholesky"),
+    "newton-cholesky": partial(NaturalSGD, linear_solver="cholesky", lazy=False),
     "newton-cg": partial(NaturalSGD, linear_solver="cg"),
     "lbfgs": LBFGS,
     "sgd": SGD,
@@ -62,8 +55,6 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
 
 READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "lr_schedule")
 SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
-PREDICT_NUMBERS = 2**22  # raw predictions held at a time besides the output
-
 
 OF_FIT = ("_history", "_module", "_link")
 
@@ -356,13 +347,15 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """
         self._check_parameters()
         with self._keeping_fit_on_error(), torch.inference_mode(False), torch.no_grad():
-            data = check_fit(self, X, y, sample_weight, self.class_weight)
+            # Of rows that early stopping keeps, no sum over the rows to train on would tell.
+            whole = self._solver_name() != "sgd" and not self.early_stopping
+            defer_finite = whole and not self._is_module()
+            data = check_fit(self, X, y, sample_weight, self.class_weight, defer_finite)
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             forward = Forward(self, X, y, metadata)
             fitted = self._solve(data, forward)
-            for name in _fitted(vars(self)):
-                if name in ("coef_", "intercept_", "_module", "_link"):
-                    delattr(self, name)  # of a fit with or without a module, before this one
+            for name in ("coef_", "intercept_", "_module", "_link"):
+                self.__dict__.pop(name, None)  # of a fit with or without a module, before this one
             self.__dict__.update(fitted)
             forward.close()
         if self.tol is not None and self.stop_reason_ in REASONS:
@@ -371,7 +364,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     def _check_parameters(self) -> None:
         check_solver_exists(self.solver, SOLVERS)
-        self._validate_params()
+        check_parameters(self, DEFAULTS)
         check_all_are_read(self, self._solver_name())
 
     def _solver_name(self) -> str:
@@ -472,8 +465,12 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                     f"warm_start=True, but the earlier coef_ has the shape {self.coef_.shape} and this data "
                     f"needs {needed}; fit a clone, or set warm_start=False."
                 )
-        plain = self._solver_name() == "sgd" and self.learning_rate != "auto"
-        return linear_problem(data, device, C, bool(self.fit_intercept), coefficients, plain)
+        name = self._solver_name()
+        method: Method = "growing" if name == "natural-sgd" else "full"
+        if name == "sgd":
+            method = "line search" if self.learning_rate == "auto" else "sgd"
+        check = partial(check_finite, self, data.X)
+        return linear_problem(data, device, C, bool(self.fit_intercept), coefficients, method, seed, check)
 
     @staticmethod
     def _accuracy(problem: Problem, data: TrainingData) -> Callable[[Tensor], float]:
@@ -494,37 +491,19 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         coef: Any = self.coef_
         return coef.toarray() if scipy.sparse.issparse(coef) else coef
 
-    def _predictions(self, X: Any, output: Callable[[Link, Tensor], Tensor]) -> np.ndarray:
-        """`output` of the raw predictions (K, n_rows), by row chunks, as (n_rows, K)."""
-        check_is_fitted(self)
-        features = check_predict(self, X)
+    def _predictions(self, X: Any, output: Output) -> np.ndarray:
+        """`output` of the raw predictions, as (n_rows, _)."""
+        linear = "coef_" in vars(self)
+        if not linear:  # to look for other fitted attributes takes a tenth of predicting one row
+            check_is_fitted(self)
+        features = check_predict(self, X, defer_finite=linear)
+        device = resolve_device(self.device, features)
+        if linear:
+            coef = self._dense_coef()
+            return linear_predictions(self, features, coef, self.intercept_, device, output)
         with torch.inference_mode(False), torch.no_grad():
-            device = resolve_device(self.device, features)
-            n_outputs, dtype, raw, link = self._raw_predictor(features, device)
-            step = max(1, PREDICT_NUMBERS // n_outputs)
-            chunks = []
-            for start in range(0, features.shape[0], step):
-                part = on_device(features[start : start + step], device, dtype)
-                chunks.append(output(link, raw(part)).T.cpu().numpy())
-        return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
-
-    def _raw_predictor(
-        self, features: Any, device: torch.device
-    ) -> tuple[int, torch.dtype, Callable[[Any], Tensor], Link]:
-        """Outputs a row, dtype to compute in, the raw predictions of a block, and what they mean."""
-        if "coef_" not in vars(self):
-            module = self._module.to(device).eval()  # whatever a user of `module_` has put it in
-            dtype = next(module.parameters()).dtype
-            return len(self.classes_), dtype, lambda part: module_outputs(module, part), self._link
-        dtype, coef = float_dtype(features, device), self._dense_coef()
-        if coef.shape[1] != features.shape[1]:
-            raise ValueError(
-                f"coef_ has {coef.shape[1]} columns and X has {features.shape[1]}: "
-                "they must have equally many."
-            )
-        if coef.dtype == np.float64 and supports_float64(device):
-            dtype = torch.float64
-        return len(coef), dtype, lambda part: linear_outputs(coef, self.intercept_, part), LINEAR_LINK
+            n_outputs = len(self.classes_)
+            return module_predictions(features, self._module, self._link, n_outputs, device, output)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Raw predictions: log odds for two classes, unnormalised log-probabilities for more.
@@ -677,3 +656,6 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+DEFAULTS = {name: p.default for name, p in inspect.signature(TorchLogisticClassifier).parameters.items()}

@@ -7,6 +7,7 @@ reduction over ``(n_rows, K)``. For both losses the Fisher information equals th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
@@ -23,10 +24,10 @@ def softplus(z: Tensor) -> Tensor:
 
 
 class BinaryCrossEntropy:
-    """``log(1 + exp(-t z))`` with ``t`` in {-1, +1} and one raw prediction a row.
+    """``log(1 + exp(t z))`` with one raw prediction a row and ``t`` the sign of a wrong one.
 
-    With the sign of the class in ``t`` the gradient ``-t / (1 + exp(t z))`` keeps its relative
-    accuracy however small it is, where ``sigmoid(z) - y`` rounds to zero.
+    With the sign in ``t`` the gradient ``t / (1 + exp(-t z))`` keeps its relative accuracy however
+    small it is, where ``sigmoid(z) - y`` rounds to zero.
     """
 
     shift_invariant = False
@@ -37,17 +38,22 @@ class BinaryCrossEntropy:
 
     @staticmethod
     def encode(codes: Tensor, dtype: torch.dtype) -> Tensor:
-        """Class codes {0, 1} as the signs {-1, +1}."""
-        return codes.to(dtype).mul_(2).sub_(1)  # (n_rows,)
+        """Class codes {0, 1} as the signs {+1, -1}."""
+        return codes.to(dtype).mul_(-2).add_(1)  # (n_rows,)
+
+    @staticmethod
+    def codes(target: Tensor) -> Tensor:
+        """What `encode` was given."""
+        return (target < 0).to(torch.int64)
 
     @staticmethod
     def value_and_gradient(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        margin = target * z
-        return softplus(-margin).squeeze(1), -target * torch.sigmoid(-margin)  # (P, n), (P, 1, n)
+        against = target * z
+        return softplus(against).squeeze(1), torch.sigmoid(against).mul_(target)  # (P, n), (P, 1, n)
 
     @staticmethod
     def gradient(z: Tensor, target: Tensor) -> Tensor:
-        return torch.sigmoid((target * z).neg_()).mul_(target).neg_()  # (P, 1, n)
+        return torch.mul(target, z).sigmoid_().mul_(target)  # (P, 1, n)
 
     @staticmethod
     def fisher(z: Tensor) -> Tensor:
@@ -55,8 +61,10 @@ class BinaryCrossEntropy:
         return torch.sigmoid(z) * torch.sigmoid(-z)  # (P, 1, n)
 
     @staticmethod
-    def fisher_product(fisher: Tensor, dz: Tensor) -> Tensor:
-        return fisher * dz
+    def fisher_operator(fisher: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """Of ``dz`` (P, K, n), which may be overwritten: products with the weighted Fisher matrices of rows."""
+        weighted = fisher * weights[:, None]
+        return lambda dz: dz.mul_(weighted)
 
     @staticmethod
     def fisher_diagonal(fisher: Tensor) -> Tensor:
@@ -75,6 +83,10 @@ class BinaryCrossEntropy:
     def probability(z: Tensor) -> Tensor:
         # Each side from its own sigmoid: 1 - p would round a small probability away.
         return torch.sigmoid(torch.cat([-z, z]))  # (1, n) -> (2, n)
+
+
+def _likeliest(probability: Tensor) -> Tensor:
+    return probability.max(dim=1, keepdim=True).indices  # ten times as fast as `argmax`
 
 
 class SoftmaxCrossEntropy:
@@ -99,12 +111,20 @@ class SoftmaxCrossEntropy:
         return codes.to(torch.int64)  # (n_rows,)
 
     @staticmethod
+    def codes(target: Tensor) -> Tensor:
+        """What `encode` was given."""
+        return target
+
+    @staticmethod
     def value_and_gradient(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         index = target.expand(z.shape[0], 1, -1)
-        others = (z - z.gather(1, index)).scatter(1, index, -torch.inf)
-        against = torch.logsumexp(others, dim=1, keepdim=True)  # log odds against the row's class
-        wrong = torch.sigmoid(against)  # (P, 1, n)
-        gradient = torch.softmax(others, dim=1).mul_(wrong).scatter_(1, index, -wrong)
+        others = (z - z.gather(1, index)).scatter_(1, index, -torch.inf)
+        largest = others.amax(dim=1, keepdim=True)
+        odds = others.sub_(largest).exp_()  # against the row's class, by class and but for a factor
+        total = odds.sum(dim=1, keepdim=True)
+        against = total.log().add_(largest)  # (P, 1, n)
+        wrong = torch.sigmoid(against)
+        gradient = odds.mul_(wrong / total).scatter_(1, index, -wrong)
         return softplus(against).squeeze(1), gradient  # (P, n), (P, K, n)
 
     @classmethod
@@ -117,15 +137,21 @@ class SoftmaxCrossEntropy:
         return torch.softmax(z, dim=1)  # (P, K, n)
 
     @staticmethod
-    def fisher_product(fisher: Tensor, dz: Tensor) -> Tensor:
-        # Relative to the likeliest class: its own p near 1 then multiplies only zeros.
-        dz = dz - dz.gather(1, fisher.argmax(dim=1, keepdim=True))
-        return fisher * (dz - (fisher * dz).sum(dim=1, keepdim=True))
+    def fisher_operator(fisher: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """Of ``dz`` (P, K, n), which may be overwritten: products with the weighted Fisher matrices of rows."""
+        likeliest, weighted = _likeliest(fisher), fisher * weights[:, None]
+
+        def product(dz: Tensor) -> Tensor:
+            # Relative to the likeliest class: its own p near 1 then multiplies only zeros.
+            dz = dz.sub_(dz.gather(1, likeliest))
+            return dz.sub_((fisher * dz).sum(dim=1, keepdim=True)).mul_(weighted)
+
+        return product
 
     @staticmethod
     def fisher_diagonal(fisher: Tensor) -> Tensor:
         # p (1 - p), with 1 - p of the likeliest class as the sum of the others, which does not cancel.
-        likeliest = fisher.argmax(dim=1, keepdim=True)
+        likeliest = _likeliest(fisher)
         others = fisher.scatter(1, likeliest, 0.0).sum(dim=1, keepdim=True)
         return fisher * (1 - fisher).scatter(1, likeliest, others)
 
@@ -146,3 +172,17 @@ class SoftmaxCrossEntropy:
 Loss: TypeAlias = BinaryCrossEntropy | SoftmaxCrossEntropy
 
 LOSSES: dict[str, Loss] = {"binary": BinaryCrossEntropy(), "softmax": SoftmaxCrossEntropy()}
+
+
+def outputs_factor(loss: Loss, fisher: Tensor, of_row: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum over rows of the Fisher matrices of their outputs, (P, K, K).
+
+    `of_row` (P, K, n) is their diagonal times `weights` (1 or P, n).
+    """
+    factors = loss.fisher_factors(fisher)
+    diagonal = of_row.sum(dim=2)
+    if factors is None:
+        return torch.diag_embed(diagonal)
+    outputs = -(factors * weights[:, None]) @ factors.mT
+    outputs.diagonal(dim1=1, dim2=2).copy_(diagonal)
+    return outputs

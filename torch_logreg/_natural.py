@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_logreg._conjugate import NewtonCG
+from torch_logreg._metrics import CONTRACTION, Cholesky, Kronecker, Metric, SampledFisher
+from torch_logreg._secants import Pair, quasi_newton_direction
 from torch_logreg._solver import (
+    Batch,
     Callback,
-    NewtonCG,
     Objective,
     Progress,
     Solution,
@@ -22,72 +27,176 @@ from torch_logreg._solver import (
 )
 
 CHOLESKY_PARAMETERS = 1024  # above it a factorisation costs more than the products of a CG solve
-MAX_DAMPING = 1.0
+FACTOR_PARAMETERS = 2048  # of one output, above which the same is true of an eigendecomposition
+MEMORY = 10  # secant pairs
+LAZY_WORK = 2**24  # multiplications for a Fisher matrix below which a new one costs next to nothing
+BATCH_ACCURACY = 1.0  # of what sampling alone leaves of the decrement
+BATCH_UPDATES = 25  # at most, on one sample of the rows
 
 
 @dataclass(frozen=True)
 class NaturalSGD(Solver):
-    """Full-batch natural-gradient steps with backtracking.
+    """Natural-gradient steps on growing batches of rows, with backtracking.
 
-    The step is ``-F⁻¹ gradient`` with F the Fisher matrix; for the losses here F is the Hessian, and
-    the method the damped Newton method. With ``linear_solver="cholesky"`` F is factorised, with
-    ``"cg"`` it is only multiplied with; ``"auto"`` chooses by the number of parameters.
+    The step is ``-F⁻¹ gradient`` with F the Fisher matrix, for the losses here the Hessian. Where the
+    objective has batches, each is solved as far as its sampling error goes, starting from the solution of the
+    one before. All rows then take over with the metric of the last batch, corrected by secant pairs; while
+    steps in it contract the gradient it is kept, else it is computed anew from all rows. Without batches this
+    is the damped Newton method, or with `lazy` its modification that factorises as rarely.
+
+    With ``linear_solver="cholesky"`` F is factorised, with ``"cg"`` it is only multiplied with;
+    ``"auto"`` chooses by the number of parameters.
 
     References
     ----------
     Amari (1998), Natural gradient works efficiently in learning, Neural Computation 10(2).
-    Nocedal, Wright (2006), Numerical Optimization, 2nd ed., chapters 3 and 7.
+    Byrd, Chin, Nocedal, Wu (2012), Sample size selection in optimization methods for machine learning,
+    Mathematical Programming 134.
+    Roosta-Khorasani, Mahoney (2019), Sub-sampled Newton methods, Mathematical Programming 174.
+    Nocedal, Wright (2006), Numerical Optimization, 2nd ed., chapters 3, 6 and 7.
     """
 
     max_iter: int = 100
     tol: float | None = 1e-4
     linear_solver: Literal["auto", "cholesky", "cg"] = "auto"
+    lazy: bool = True
 
     def minimize(self, objective: Objective, w: Tensor, callback: Callback) -> Solution:
-        metric = self._metric(objective)
         progress = Progress(objective, self.tol)
-        state = start(objective, w)
-        for number in range(self.max_iter):
-            direction, trust = metric.direction(state)
-            trial = backtrack(objective, state, progress.freeze(direction), trust)
-            finished = progress.record(state, trial, metric.adapt(trial.trust), number, callback)
+        metric = self._metric(objective)
+        if metric is None:
+            return self._by_products(objective, w, progress, callback)
+        n_rows, own = objective.rows.n_rows, metric.exact and not isinstance(metric, Cholesky)
+        lazy = self.lazy and not own and n_rows * objective.n_parameters**2 > LAZY_WORK
+        return Descent(objective, metric, lazy, self.max_iter, progress, callback).run(w)
+
+    def _metric(self, objective: Objective) -> Metric | None:
+        """None for the Fisher matrix by its products with all rows alone."""
+        p, K = objective.n_parameters, objective.n_outputs
+        if self.linear_solver == "cholesky":
+            return Cholesky(objective)
+        if self.linear_solver == "cg":
+            return None
+        work = objective.rows.n_rows * p**2
+        if p <= CHOLESKY_PARAMETERS and (K == 1 or work <= LAZY_WORK):
+            return Cholesky(objective)
+        if p // K > FACTOR_PARAMETERS:
+            return None
+        if not objective.batches:
+            return SampledFisher(objective, objective.rough(), objective.rows.n_rows, exact=True)
+        sample, error, n_rows = objective.batches[-1]
+        if error < np.inf:
+            return SampledFisher(objective, sample.rough(), n_rows, exact=False)
+        return Kronecker(objective, sample, n_rows)
+
+    def _by_products(
+        self, objective: Objective, w: Tensor, progress: Progress, callback: Callback
+    ) -> Solution:
+        newton, state = NewtonCG(objective, self.tol), start(objective, w)
+        while progress.updates < self.max_iter:
+            direction, accurate = newton.direction(state)
+            trial = backtrack(objective, state, progress.freeze(direction), accurate)
+            trust = trial.verdict
+            finished = progress.record(state, trial, trust, newton.adapt(trust > 0), callback)
             state = trial.state
             if finished:
                 break
         return progress.solution(state)
 
-    def _metric(self, objective: Objective) -> Cholesky | NewtonCG:
-        small = objective.n_parameters <= CHOLESKY_PARAMETERS
-        if self.linear_solver == "cholesky" or (self.linear_solver == "auto" and small):
-            return Cholesky(objective)
-        return NewtonCG(objective, self.tol)
 
+class Descent:
+    """One run of `NaturalSGD` with a metric that can be solved with."""
 
-class Cholesky:
-    """Natural-gradient directions from a factorised Fisher matrix.
+    def __init__(
+        self,
+        objective: Objective,
+        metric: Metric,
+        lazy: bool,
+        max_iter: int,
+        progress: Progress,
+        callback: Callback,
+    ) -> None:
+        self._objective, self._metric, self._lazy = objective, metric, lazy
+        self._max_iter, self._progress, self._callback = max_iter, progress, callback
 
-    A little of its own diagonal is added to the matrix: as much as rounding may have taken from it,
-    more where the factorisation still fails, and less again later (Levenberg 1944, Marquardt 1963).
-    """
+    def run(self, w: Tensor) -> Solution:
+        progress, metric = self._progress, self._metric
+        state, contracting = self._on_batches(w) if self._objective.batches else (self._start(w), False)
+        pairs: deque[Pair] = deque(maxlen=MEMORY)
+        first, full_step = progress.updates, True
+        while progress.updates < self._max_iter and not progress.done.all():
+            fresh = metric.due(progress.updates - first, contracting, full_step)
+            if fresh:
+                metric.update(self._objective, state.w)
+                if metric.exact:
+                    pairs.clear()
+            direction = quasi_newton_direction(state.gradient, pairs, metric.solve, metric.scaled)
+            verdict = self._contraction(state.gradient) if self._lazy else self._failure()
+            trial = backtrack(self._objective, state, progress.freeze(direction), verdict)
+            contracted = trial.verdict <= CONTRACTION
+            exact = fresh and metric.exact
+            trust = np.where(contracted | (exact & (trial.verdict < np.inf)), 1.0, metric.belief)
+            improvable = metric.learn(state, trial) if fresh else np.full(trust.shape, True)
+            progress.record(state, trial, trust, improvable, self._callback)
+            contracting = self._lazy and bool((contracted | progress.done).all())
+            full_step = bool(((trial.step == 1) | progress.done).all())
+            if self._lazy:
+                pairs.append(Pair.between(state.w, state.gradient, trial.state.w, trial.state.gradient))
+            state = trial.state
+        return progress.solution(state)
 
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
-        self._least = 4 * torch.finfo(objective.dtype).eps
-        self._damping = np.full(objective.n_problems, self._least)
+    def _start(self, w: Tensor) -> State:
+        return start(self._objective, w)
 
-    def direction(self, state: State) -> tuple[Tensor, Tensor]:
-        """The direction (P, n_parameters), and whether the factorisation succeeded, (P,)."""
-        matrix = self._objective.curvature(state.w).matrix()
-        diagonal = matrix.diagonal(dim1=1, dim2=2)
-        damping = torch.as_tensor(self._damping, dtype=matrix.dtype, device=matrix.device)
-        diagonal.mul_(1 + damping[:, None])
-        diagonal.copy_(torch.where(diagonal > 0, diagonal, 1.0))  # a parameter with no effect
-        factor, info = torch.linalg.cholesky_ex(matrix)
-        direction = torch.cholesky_solve(-state.gradient[..., None], factor)[..., 0]
-        return direction, info == 0
+    def _failure(self) -> Tensor:
+        return torch.where(self._metric.succeeded, 0.0, torch.inf)
 
-    def adapt(self, trust: np.ndarray) -> np.ndarray:
-        """More damping where the factorisation failed; returns where that may still help."""
-        damping = np.where(trust, self._damping / 100, self._damping * 100)
-        self._damping = np.clip(damping, self._least, MAX_DAMPING)
-        return ~trust & (damping <= MAX_DAMPING)
+    def _contraction(self, before: Tensor) -> Callable[[Tensor], Tensor]:
+        """By how much a step shrinks the gradient in the metric, (P,); infinite without a metric."""
+        metric = self._metric
+        norm = torch.linalg.vecdot(before, metric.size(before))
+
+        def of(after: Tensor) -> Tensor:
+            ratio = (torch.linalg.vecdot(after, metric.size(after)) / norm).sqrt()
+            return torch.where(norm > 0, torch.where(metric.succeeded, ratio, torch.inf), 0.0)
+
+        return of
+
+    def _on_batches(self, w: Tensor) -> tuple[State, bool]:
+        """Solve on samples of the rows; the state on all rows, and whether the metric is good there."""
+        batches = [batch for batch in self._objective.batches if batch.error < np.inf]
+        if not batches:
+            return self._start(w), True
+        if bool(w.any()):
+            first = self._start(w)
+            self._metric.update(batches[-1].objective, w)
+            decrement = torch.linalg.vecdot(first.gradient, self._metric.size(first.gradient))
+            if bool((decrement <= batches[-1].error).all()):  # nothing that a sample could improve
+                return first, True
+            before = first.objective
+        else:  # without coefficients every row has the same loss
+            before = start(batches[0].objective, w).objective
+        reached = w
+        for batch in batches:
+            reached = self._on_batch(batch, reached)
+        state = self._start(reached)
+        worse = ~(state.objective <= before)
+        if not worse.any():
+            return state, True
+        back = torch.as_tensor(worse, device=w.device)[:, None]
+        return self._start(torch.where(back, w, reached)), False
+
+    def _on_batch(self, batch: Batch, w: Tensor) -> Tensor:
+        progress, metric, state = self._progress, self._metric, start(batch.objective, w)
+        for _ in range(BATCH_UPDATES):
+            if progress.updates >= self._max_iter or progress.done.all():
+                break
+            metric.update(batch.objective, state.w)
+            direction = metric.solve(-state.gradient)
+            trial = backtrack(batch.objective, state, direction, self._failure())
+            progress.record_batch(state, trial, self._callback)
+            metric.learn(state, trial)
+            state = trial.state
+            if (trial.decrement <= BATCH_ACCURACY * batch.error).all():
+                break
+        return state.w

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor, nn
 
-from torch_logreg._criteria import Link, LogitLink, class_major, resolve_criterion
+from torch_logreg._coordinates import Coordinates
+from torch_logreg._criteria import class_major, resolve_criterion
+from torch_logreg._design import DesignObjective, small_design
+from torch_logreg._growing import batch_rows, make_batches
 from torch_logreg._inputs import TrainingData, features_to, float_dtype, supports_float64, to_tensor
-from torch_logreg._losses import LOSSES
+from torch_logreg._losses import LOSSES, Loss
 from torch_logreg._module_objective import ModuleObjective
 from torch_logreg._modules import RandomStream, build_module
 from torch_logreg._objective import LinearObjective
@@ -20,6 +23,13 @@ from torch_logreg._rows import ArrayRows, dense_rows, matmul, sparse_matrix
 from torch_logreg._solver import Matrix, Objective
 
 Coefficients = tuple[np.ndarray, np.ndarray]  # (K, d), (K,)
+
+# Up to so many numbers in X, and rows where there are several outputs, its scaled columns are held.
+DESIGN_NUMBERS, SOFTMAX_DESIGN_ROWS = 2**20, 5_000
+
+# What a solver will do with a linear objective: minibatches of the columns as they are, or of scaled ones,
+# or passes over all rows, with or without batches that grow towards these.
+Method: TypeAlias = Literal["sgd", "line search", "full", "growing"]
 
 
 class Problem(NamedTuple):
@@ -41,36 +51,40 @@ def linear_problem(
     C: float,
     fit_intercept: bool,
     earlier: Coefficients | None,
-    plain: bool,
+    method: Method,
+    seed: int,
+    check: Callable[[], None] | None,
 ) -> Problem:
-    """The linear model, in the coordinates of scaled columns, or of the `plain` ones and in their dtype.
+    """The linear model, in the coordinates of scaled columns, or of the plain ones and in their dtype.
 
     Scaled, coefficients are kept in float64 where the device has it: what they cost is nothing, and a
-    Newton step in float32 loses half of its digits to the condition of the Fisher matrix.
+    Newton step in float32 loses half of its digits to the condition of the Fisher matrix. `check` raises
+    ValueError if X holds NaN or infinity; None where that is known.
     """
     loss = LOSSES["binary" if len(data.classes) == 2 else "softmax"]
     n_outputs = loss.n_outputs(len(data.classes))
     dtype = float_dtype(data.X, device)
     codes = loss.encode(to_tensor(data.codes, device, torch.int64), dtype)
-    rows = _rows(data, codes, device, dtype, n_outputs)
-    exact = dtype if plain or not supports_float64(device) else torch.float64
-    strength = torch.tensor([C], dtype=exact, device=device)
-    objective = LinearObjective(rows, loss, strength, n_outputs, fit_intercept, standardise=not plain)
+    rows = _rows(data, codes, device, dtype, n_outputs, check)
+    exact = dtype if method == "sgd" or not supports_float64(device) else torch.float64
+    inverse_strength = torch.tensor([C], dtype=exact, device=device)
+    objective = _linear_objective(rows, loss, inverse_strength, n_outputs, fit_intercept, method, seed)
+    coordinates = objective.coordinates
     start = torch.zeros((1, objective.n_parameters), dtype=exact, device=device)
     if earlier is not None:
         coef, intercept = (to_tensor(array[None], device, exact) for array in earlier)
-        start = objective.canonical(objective.from_raw(coef, intercept * fit_intercept))
+        start = coordinates.canonical(coordinates.from_raw(coef, intercept * fit_intercept))
     numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
 
     def attributes(w: Tensor) -> dict[str, Any]:
-        coef, intercept = objective.to_raw(w)
+        coef, intercept = coordinates.to_raw(w)
         return {
             "coef_": coef[0].cpu().numpy().astype(numpy_dtype),
             "intercept_": intercept[0].cpu().numpy().astype(numpy_dtype),
         }
 
     def predict(w: Tensor, X: Matrix) -> Tensor:
-        coef, intercept = objective.to_raw(w)
+        coef, intercept = coordinates.to_raw(w)
         return matmul(X, coef[0].to(dtype)) + intercept[0].to(dtype)[:, None]
 
     return Problem(
@@ -81,8 +95,27 @@ def linear_problem(
         lambda w: w.clone(),
         lambda w: w,
         attributes,
-        objective.canonical,
+        coordinates.canonical,
     )
+
+
+def _linear_objective(
+    rows: ArrayRows, loss: Loss, C: Tensor, n_outputs: int, fit_intercept: bool, method: Method, seed: int
+) -> LinearObjective | DesignObjective:
+    shape = (n_outputs, fit_intercept)
+    if method == "sgd":
+        strength = 1 / (C * rows.weight_sum(C.dtype))
+        plain = Coordinates(None, strength, rows.n_features, *shape, loss.shift_invariant)
+        return LinearObjective(rows, loss, C, *shape, plain)
+    m = rows.n_features + fit_intercept
+    if method == "line search" or not rows.is_dense:
+        return LinearObjective(rows, loss, C, *shape)
+    if rows.n_rows * m <= DESIGN_NUMBERS and (n_outputs == 1 or rows.n_rows <= SOFTMAX_DESIGN_ROWS):
+        return small_design(rows, C, loss, *shape)
+    n_drawn = batch_rows(rows, n_outputs, m) if method == "growing" else 0
+    if n_drawn:
+        return LinearObjective(rows, loss, C, *shape, *make_batches(rows, C, loss, *shape, n_drawn, seed))
+    return LinearObjective(rows, loss, C, *shape)
 
 
 def module_problem(
@@ -145,10 +178,15 @@ def _coefficients(linear: Any) -> dict[str, Any]:
 
 
 def _rows(
-    data: TrainingData, target: Tensor, device: torch.device, dtype: torch.dtype, n_outputs: int
+    data: TrainingData,
+    target: Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+    n_outputs: int,
+    check: Callable[[], None] | None = None,
 ) -> ArrayRows:
     X = features_to(data.X, device, dtype)
-    return ArrayRows(X, target, to_tensor(data.weights[None], device, dtype), n_outputs)
+    return ArrayRows(X, target, to_tensor(data.weights[None], device, dtype), n_outputs, check)
 
 
 def on_device(X: Any, device: torch.device, dtype: torch.dtype) -> Matrix:
@@ -160,19 +198,9 @@ def on_device(X: Any, device: torch.device, dtype: torch.dtype) -> Matrix:
     return sparse_matrix(part, device, transpose=False)
 
 
-def linear_outputs(coef: np.ndarray, intercept: np.ndarray, X: Matrix) -> Tensor:
-    """``coef @ X.T + intercept``, class-major, where X is."""
-    array = X if isinstance(X, Tensor) else X.csr.values()
-    weight, bias = (to_tensor(np.asarray(a), array.device, array.dtype) for a in (coef, intercept))
-    return matmul(X, weight).add_(bias[:, None])
-
-
 def module_outputs(module: nn.Module, X: Matrix) -> Tensor:
     """Outputs of a module in eval mode, class-major."""
     n_rows = X.shape[0]
     dense = dense_rows(X, 0, n_rows)
     with RandomStream(0, dense.device).running():  # some modules draw even in eval mode
         return class_major(module(dense), n_rows)
-
-
-LINEAR_LINK: Link = LogitLink()

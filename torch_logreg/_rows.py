@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
 
-from torch_logreg._solver import Block, Matrix, Rows, Sparse
+from torch_logreg._solver import Block, Matrix, Rows, Sample, Sparse
 
 BLOCK_NUMBERS = 2**20  # numbers in the (Q, n_rows) arrays of one block
+# Of dense rows on the CPU: a block's rows are still in the cache when the second product reads them.
+CACHE_NUMBERS, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 2**17, 2**12, 2**15
+SUB_ROWS, FEW_OUTPUTS = 2**10, 4  # see `_whole_parts`
 CHUNK_NUMBERS = 2**21  # numbers in the scratch arrays of `sandwich`
 
 
@@ -25,14 +28,35 @@ def matmul(X: Matrix, coef: Tensor) -> Tensor:
     """``coef @ X.T``: (Q, n_features) -> (Q, n_rows)."""
     if isinstance(X, Sparse):
         return (X.csr @ coef.T).T.contiguous()
-    return coef @ X.T
+    whole = _whole_parts(X, len(coef))
+    if not whole:
+        return coef @ X.T
+    parts = X[:whole].unflatten(0, (-1, SUB_ROWS))
+    product = torch.bmm(parts, coef.T.expand(len(parts), -1, -1)).view(whole, -1).T.contiguous()
+    return product if whole == len(X) else torch.cat([product, coef @ X[whole:].T], dim=1)
 
 
 def rmatmul(X: Matrix, residual: Tensor) -> Tensor:
     """``residual @ X``: (Q, n_rows) -> (Q, n_features)."""
     if isinstance(X, Sparse):
         return (X.transpose @ residual.T).T.contiguous()
-    return residual @ X
+    whole = _whole_parts(X, len(residual))
+    if not whole or len(residual) > 1:
+        return residual @ X
+    parts = X[:whole].unflatten(0, (-1, SUB_ROWS))
+    product = torch.bmm(residual[:, :whole].view(-1, 1, SUB_ROWS), parts).sum(dim=0)
+    return product if whole == len(X) else product + residual[:, whole:] @ X[whole:]
+
+
+def _whole_parts(X: Tensor, n_outputs: int) -> int:
+    """How many rows are better multiplied in parts of `SUB_ROWS`: a multiple of these, or 0.
+
+    A matrix times a few vectors runs on one thread in some BLAS libraries, and half as fast as memory
+    allows; a batch of such products runs on all.
+    """
+    if n_outputs > FEW_OUTPUTS or X.shape[0] < 4 * SUB_ROWS or X.device.type != "cpu":
+        return 0
+    return X.shape[0] - X.shape[0] % SUB_ROWS
 
 
 def rmatmul_square(X: Matrix, residual: Tensor, center: Tensor) -> Tensor:
@@ -180,6 +204,7 @@ class ArrayRows(Rows):
     """Rows in the memory of one device.
 
     `n_outputs` raw predictions a row (all problems together) set how many rows make a block.
+    `check` raises ValueError if X holds NaN or infinity; None where that is known.
     """
 
     def __init__(
@@ -188,11 +213,15 @@ class ArrayRows(Rows):
         target: Tensor,
         weights: Tensor,
         n_outputs: int,
+        check: Callable[[], None] | None = None,
     ) -> None:
         self.n_rows, self.n_features = X.shape
         self.dtype, self.device = weights.dtype, weights.device
-        self._X, self._target, self._weights = X, target, weights
+        self._X, self._target, self._weights, self._check = X, target, weights, check
+        self.is_dense = isinstance(X, Tensor)
         step = max(1, BLOCK_NUMBERS // n_outputs)
+        if isinstance(X, Tensor) and X.device.type == "cpu":
+            step = min(step, max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, CACHE_NUMBERS // n_outputs)))
         self._blocks = [self._block(slice(first, first + step)) for first in range(0, self.n_rows, step)]
 
     def blocks(self) -> Iterator[Block]:
@@ -226,13 +255,73 @@ class ArrayRows(Rows):
                 self.rows_read += len(block.target)
                 yield block
 
+    def whole(self) -> Block:
+        """All rows in one block."""
+        return self._block(slice(None))
+
+    def weight_sum(self, dtype: torch.dtype) -> Tensor:
+        return self._weights.sum(dim=1, dtype=dtype)
+
+    def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:
+        # Half of the measure goes to the rows by weight, half to the groups in equal parts: each group is
+        # there, however rare, and a row of great weight is drawn for certain (Poisson sampling).
+        weights = self._weights.mean(dim=0)
+        group = groups(self._target)
+        totals = torch.bincount(group, weights)
+        n_groups = (totals > 0).sum()
+        share = 1 / totals.sum() + 1 / (n_groups * totals)
+        measure = (weights * share.to(weights.dtype)[group]).mul_(0.5)
+        key = torch.rand(self.n_rows, generator=generator).to(self.device).div_(measure)
+        drawn = (key < n_rows).nonzero()[:, 0]
+        key, order = key[drawn].sort()
+        drawn = drawn[order]
+        return Sample(lambda part: self._block(drawn[part]), measure[drawn], key)
+
+    def check_finite(self, found: Tensor) -> None:
+        if self._check is not None and not bool(torch.isfinite(found).all()):
+            self._check()
+
     def _block(self, rows: slice | Tensor) -> Block:
         here = rows.to(self.device) if isinstance(rows, Tensor) else rows
         if isinstance(self._X, Tensor):
-            X: Matrix = self._X[here]
+            X: Matrix = self._X[here] if isinstance(here, slice) else _select(self._X, here)
         else:  # scipy takes no tensor for an index
-            X = sparse_matrix(self._X[rows.numpy() if isinstance(rows, Tensor) else rows], self.device)
+            X = sparse_matrix(self._X[rows.cpu().numpy() if isinstance(rows, Tensor) else rows], self.device)
         return Block(X, self._target[here], self._weights[:, here])
 
     def total(self, partial: Tensor) -> Tensor:
         return partial
+
+
+class SampledRows(Rows):
+    """A sample of other rows, gathered anew for each pass, a few at a time: it takes no memory."""
+
+    STEP = 2**10
+
+    def __init__(self, rows: Rows, sample: Sample, size: int) -> None:
+        self._rows, self._sample, self._size = rows, sample, size
+        self.n_rows, self.n_features = len(sample.key), rows.n_features
+        self.dtype, self.device = rows.dtype, rows.device
+
+    def blocks(self) -> Iterator[Block]:
+        for first in range(0, self.n_rows, self.STEP):
+            part = slice(first, first + self.STEP)
+            block = self._sample.gather(part)
+            self._rows.rows_read += len(block.target)
+            yield block._replace(weights=self._sample.weights(block.weights, part, self._size))
+
+    def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
+        raise NotImplementedError
+
+    def total(self, partial: Tensor) -> Tensor:
+        return self._rows.total(partial)
+
+    def weight_sum(self, dtype: torch.dtype) -> Tensor:
+        partials = [block.weights.sum(dim=1, dtype=dtype) for block in self.blocks()]
+        return self.total(torch.stack(partials).sum(dim=0))
+
+    def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:
+        raise NotImplementedError
+
+    def check_finite(self, found: Tensor) -> None:
+        self._rows.check_finite(found)

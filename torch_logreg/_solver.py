@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +12,6 @@ from torch import Tensor
 
 ARMIJO = 1e-4
 MAX_HALVINGS = 30
-CG_STEPS, CG_MAX_STEPS = 16, 4096
-CG_ACCURACY = 1e-3  # of a direction that is to prove convergence
-CG_ACCURACY_FAR = 0.1  # of any other
 
 
 class Sparse(NamedTuple):
@@ -37,6 +34,21 @@ class Block(NamedTuple):
     X: Matrix  # (n_rows, n_features)
     target: Tensor  # (n_rows,), as the loss encodes it
     weights: Tensor  # (1, n_rows), or (P, n_rows) where the problems weigh rows differently
+
+
+class Sample(NamedTuple):
+    """Some rows drawn at random. The first few of them are a sample too, a smaller one.
+
+    Row i is in a sample of n with probability ``min(1, n * measure[i])``.
+    """
+
+    gather: Callable[[slice], Block]  # some of them, as they are
+    measure: Tensor  # (n_rows,)
+    key: Tensor  # (n_rows,) rising: the first k rows are a sample of size key[k]
+
+    def weights(self, own: Tensor, rows: slice, size: Tensor | int) -> Tensor:
+        """Rows' `own` weights (1 or P, n) by the chance to be in a sample of `size`."""
+        return own / (self.measure[rows] * size).clamp(max=1.0)
 
 
 class Rows(ABC):
@@ -67,6 +79,33 @@ class Rows(ABC):
     def total(self, partial: Tensor) -> Tensor:
         """The sum of `partial` over all holders of rows."""
 
+    @abstractmethod
+    def weight_sum(self, dtype: torch.dtype) -> Tensor:
+        """Of all rows, (1,) or (P,) as in `Block`."""
+
+    @abstractmethod
+    def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:
+        """About `n_rows` rows at random, in random order; `groups` makes group numbers of targets.
+
+        A row is drawn with a probability that grows with its weight and with the rarity of its group.
+        """
+
+    @abstractmethod
+    def check_finite(self, found: Tensor) -> None:
+        """Raise ValueError if `found`, sums over the rows, is not finite because X is not."""
+
+
+class Factors(NamedTuple):
+    """Of the approximation ``outputs kron columns + diag(decay)`` to a Fisher matrix.
+
+    It would be exact if the Fisher information of a row's outputs and its columns were independent
+    (Martens, Grosse 2015, Optimizing neural networks with Kronecker-factored approximate curvature).
+    """
+
+    outputs: Tensor  # (P, K, K)
+    columns: Tensor  # (P, m, m), of rows weighted by the information they hold
+    decay: Tensor  # (P, m)
+
 
 class Curvature(NamedTuple):
     """The Fisher matrix of P problems at fixed weights, penalty included.
@@ -78,6 +117,7 @@ class Curvature(NamedTuple):
     product: Callable[[Tensor], Tensor]  # of v (P, n_parameters): the matrix times v, (P, n_parameters)
     diagonal: Callable[[], Tensor]  # (P, n_parameters)
     matrix: Callable[[], Tensor]  # (P, n_parameters, n_parameters), regular where only a gauge is free
+    factors: Callable[[], Factors]
 
 
 class Objective(ABC):
@@ -85,12 +125,17 @@ class Objective(ABC):
 
     The coordinates are the objective's own choice (scaled and centred columns for the linear
     model): a solver may treat all coordinates alike.
+
+    `batches` are the same problems on random samples of the rows, each several times larger than the one
+    before, in the same coordinates: for a solver that starts on few rows. Empty where all rows are few.
     """
 
     n_problems: int
+    n_outputs: int
     n_parameters: int
     dtype: torch.dtype
     rows: Rows
+    batches: Sequence[Batch] = ()
 
     @abstractmethod
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,25 +145,37 @@ class Objective(ABC):
     def value(self, w: Tensor) -> Tensor:
         """F (P,), in one pass over the rows."""
 
-    @abstractmethod
     def batch_value_and_gradient(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
-        """Estimates of F and its gradient from a minibatch.
+        """Estimates of F and its gradient from a minibatch. With the next two, what SGD needs besides.
 
         The sums over its rows are scaled by ``n_rows / n_nominal``, also where a last batch has fewer rows
         than the nominal: averaging that one by its own size would give its rows more weight than the others.
         """
+        raise NotImplementedError
 
     def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
         """The second of `batch_value_and_gradient`."""
         return self.batch_value_and_gradient(w, block, n_nominal)[1]
 
-    @abstractmethod
     def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
         """The first of `batch_value_and_gradient`, with the same randomness as its last call."""
+        raise NotImplementedError
 
     @abstractmethod
     def curvature(self, w: Tensor) -> Curvature:
         """The Fisher matrix at `w`."""
+
+    def rough(self) -> Objective:
+        """The same in float32, where that is cheaper, for a metric that need not be exact."""
+        return self
+
+
+class Batch(NamedTuple):
+    """The problems on a random sample of the rows."""
+
+    objective: Objective
+    error: float  # gradientᵀ F⁻¹ gradient expected of sampling alone at the optimum; inf: only a metric
+    n_rows: int
 
 
 class Iteration(NamedTuple):
@@ -183,12 +240,20 @@ class State(NamedTuple):
 
 def start(objective: Objective, w: Tensor) -> State:
     value, gradient = objective.value_and_gradient(w)
-    return State(w, value, gradient, *_to_host([value, gradient.abs().amax(dim=1)]))
+    state = State(w, value, gradient, *_to_host([value, largest(gradient)]))
+    if not (np.isfinite(state.objective).all() and np.isfinite(state.gradient_norm).all()):
+        objective.rows.check_finite(torch.stack([value, largest(gradient)]))
+    return state
+
+
+def largest(gradient: Tensor) -> Tensor:
+    """Max |gradient| of each problem, (P,)."""
+    return torch.linalg.vector_norm(gradient, torch.inf, dim=1)
 
 
 def _to_host(numbers: list[Tensor]) -> np.ndarray:
     """Several (P,) tensors in one transfer."""
-    return torch.stack([number.to(numbers[-1].dtype) for number in numbers]).cpu().numpy()
+    return torch.stack(numbers).cpu().numpy()
 
 
 class Trial(NamedTuple):
@@ -197,39 +262,43 @@ class Trial(NamedTuple):
     state: State
     step: np.ndarray  # (P,), 0 for a problem that did not move
     decrement: np.ndarray  # (P,) -gradient @ direction: twice the decrease a Newton step predicts
-    trust: np.ndarray  # (P,) bool
+    verdict: np.ndarray  # (P,) as given
 
 
-def backtrack(objective: Objective, state: State, direction: Tensor, trust: Tensor) -> Trial:
+def backtrack(
+    objective: Objective, state: State, direction: Tensor, verdict: Tensor | Callable[[Tensor], Tensor]
+) -> Trial:
     """Armijo backtracking from the whole step, each problem with its own step length.
 
-    All that the host learns of an iteration, `trust` (P,) bool included, comes with the verdict on a
-    trial: a step accepted at once costs one pass and one transfer. A value that rises by rounding
-    alone is accepted; a problem whose direction does not descend stays where it is.
+    All that the host learns of an iteration comes in one transfer with the outcome of a trial: `verdict`
+    (P,) too, which may be a function of the gradient reached. A value that rises by rounding alone is
+    accepted; a problem whose direction does not descend stays where it is.
     """
-    slope = (state.gradient * direction).sum(dim=1)
-    descends = slope <= 0  # False for NaN too
-    noise = 4 * torch.finfo(objective.rows.dtype).eps * state.value.abs()
-    step = torch.ones_like(slope)
+    slope = torch.linalg.vecdot(state.gradient, direction)
+    noise = 4 * float(torch.finfo(objective.rows.dtype).eps) * np.abs(state.objective)
+    w, step = state.w + direction, np.ones(len(noise))
     for _ in range(MAX_HALVINGS):
-        w = state.w + step[:, None] * direction
         value, gradient = objective.value_and_gradient(w)
-        enough = (value <= state.value + ARMIJO * step * slope + noise) & descends
-        report = _to_host([enough, descends, trust, step, -slope, value, gradient.abs().amax(dim=1)])
-        if (report[0] == report[1]).all():
+        judged = verdict(gradient) if callable(verdict) else verdict
+        report = _to_host([slope, value, largest(gradient), judged.to(value.dtype)])
+        descends = report[0] <= 0  # False for NaN too
+        enough = (report[1] <= state.objective + ARMIJO * step * report[0] + noise) & descends
+        if (enough == descends).all():
             break
-        step = torch.where(enough, step, step / 2)
-    moved = report[0].astype(bool)
-    reached = State(w, value, gradient, report[5], report[6])
-    if not moved.all():
+        step = np.where(enough, step, step / 2)
+        lengths = torch.as_tensor(step, dtype=w.dtype, device=w.device)
+        w = state.w + lengths[:, None] * direction
+    reached = State(w, value, gradient, report[1], report[2])
+    if not enough.all():
+        moved = torch.as_tensor(enough, device=w.device)
         reached = State(
-            torch.where(enough[:, None], w, state.w),
-            torch.where(enough, value, state.value),
-            torch.where(enough[:, None], gradient, state.gradient),
-            np.where(moved, report[5], state.objective),
-            np.where(moved, report[6], state.gradient_norm),
+            torch.where(moved[:, None], w, state.w),
+            torch.where(moved, value, state.value),
+            torch.where(moved[:, None], gradient, state.gradient),
+            np.where(enough, report[1], state.objective),
+            np.where(enough, report[2], state.gradient_norm),
         )
-    return Trial(reached, report[3] * moved, report[4], report[2].astype(bool))
+    return Trial(reached, step * enough, -report[0], report[3])
 
 
 class Progress:
@@ -241,38 +310,50 @@ class Progress:
         # A decrease below rounding cannot be seen, whatever tol asks for.
         self._decrease, self._vanished = max((tol or 0.0) ** 2, 4 * eps), eps**2
         self.reasons = ["max_iter"] * objective.n_problems
+        self.updates = 0
         self.n_iter = np.zeros(objective.n_problems, dtype=np.int32)
         self.done = np.zeros(objective.n_problems, dtype=bool)
 
     def record(
-        self, before: State, trial: Trial, improvable: np.ndarray, number: int, callback: Callback
+        self, before: State, trial: Trial, trust: np.ndarray, improvable: np.ndarray, callback: Callback
     ) -> bool:
         """Take in one update; True once there is nothing left to do.
 
         A problem is solved if at the weights before the update max |gradient| <= tol and the predicted
-        relative decrease <= tol²; that update is taken all the same.
+        relative decrease <= tol²; that update is taken all the same. `trust` (P,), up to 1, divides the
+        decrement where it may be too small and is 0 where it says nothing; `improvable` says where a better
+        direction may yet be found.
         """
         self.n_iter[~self.done] += 1
         if self.tol is not None:
-            self._stop(before, trial, improvable)
-        read = self._rows.rows_read
+            self._stop(before, trial, trust, improvable)
+        return self._tell(before, trial, callback)
+
+    def record_batch(self, before: State, trial: Trial, callback: Callback) -> bool:
+        """Take in an update on a sample of the rows, which says nothing of convergence on all."""
+        self.n_iter += 1
+        return self._tell(before, trial, callback)
+
+    def _tell(self, before: State, trial: Trial, callback: Callback) -> bool:
+        number, read = self.updates, self._rows.rows_read
+        self.updates += 1
         update = Iteration(number, before.objective, before.gradient_norm, trial.step, read, trial.state.w)
         if callback(update):
             self._conclude(~self.done, "callback")
         return bool(self.done.all())
 
-    def _stop(self, before: State, trial: Trial, improvable: np.ndarray) -> None:
-        small = (before.gradient_norm <= self.tol) & (
-            trial.decrement / 2 <= self._decrease * before.objective
-        )
+    def _stop(self, before: State, trial: Trial, trust: np.ndarray, improvable: np.ndarray) -> None:
+        decrease = trust * self._decrease * before.objective
+        small = (before.gradient_norm <= self.tol) & (trial.decrement / 2 <= decrease)
         self._conclude(before.objective <= self._vanished, "separation")
-        self._conclude(trial.trust & small, "converged")
+        self._conclude((trust > 0) & small, "converged")
         self._conclude((trial.step == 0) & ~improvable, "precision")
 
     def _conclude(self, which: np.ndarray, reason: str) -> None:
-        for problem in np.flatnonzero(which & ~self.done):
-            self.reasons[problem] = reason
-            self.done[problem] = True
+        if which.any():
+            for problem in np.flatnonzero(which & ~self.done):
+                self.reasons[problem] = reason
+                self.done[problem] = True
 
     def freeze(self, direction: Tensor) -> Tensor:
         """No step for the problems that are done."""
@@ -283,65 +364,3 @@ class Progress:
 
     def solution(self, state: State) -> Solution:
         return Solution(state.w, state.objective, state.gradient_norm, self.n_iter, self.reasons)
-
-
-def conjugate_gradient(
-    curvature: Curvature, b: Tensor, diagonal: Tensor, n_steps: int, accuracy: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Solve ``curvature x = b`` for P problems by conjugate gradients with a diagonal preconditioner.
-
-    Always `n_steps` steps: a problem whose preconditioned residual has fallen by the factor `accuracy`
-    (P,) stands still, so nothing need be known on the host. Returns x and the factor reached, (P,).
-
-    References
-    ----------
-    Hestenes, Stiefel (1952), Journal of Research of the National Bureau of Standards 49(6).
-    """
-    x = torch.zeros_like(b)
-    residual = b
-    z = residual / diagonal
-    p = z
-    rz = first = (residual * z).sum(dim=1)
-    for _ in range(n_steps):
-        active = rz > accuracy.square() * first
-        product = curvature.product(p)
-        curve = (p * product).sum(dim=1)
-        active = active & (curve > 0)
-        alpha = torch.where(active, rz / curve, 0.0)
-        x = x + alpha[:, None] * p
-        residual = residual - alpha[:, None] * product
-        z = residual / diagonal
-        rz_new = (residual * z).sum(dim=1)
-        p = torch.where(active[:, None], z + (rz_new / rz)[:, None] * p, p)
-        rz = torch.where(active, rz_new, rz)
-    reached = torch.where(first > 0, (rz / first).sqrt(), 0.0)
-    return x, reached
-
-
-class NewtonCG:
-    """Newton directions by conjugate gradients, with as many steps as the last one turned out to need.
-
-    The steps of one solve are decided before it starts, so nothing comes to the host during it.
-    """
-
-    def __init__(self, objective: Objective, tol: float | None) -> None:
-        self._objective, self._tol, self._n_steps = objective, tol, CG_STEPS
-        # In exact arithmetic n_parameters steps solve it; many more than that is rounding, not progress.
-        self._max_steps = min(CG_MAX_STEPS, 4 * objective.n_parameters + CG_STEPS)
-
-    def direction(self, state: State) -> tuple[Tensor, Tensor]:
-        """The direction (P, n_parameters), and whether its accuracy is what was asked for, (P,)."""
-        curvature = self._objective.curvature(state.w)
-        diagonal = curvature.diagonal()
-        diagonal = torch.where(diagonal > 0, diagonal, 1.0)
-        near = state.gradient.abs().amax(dim=1) <= (self._tol or 0.0)
-        accuracy = torch.where(near, CG_ACCURACY, CG_ACCURACY_FAR).to(diagonal.dtype)
-        direction, reached = conjugate_gradient(curvature, -state.gradient, diagonal, self._n_steps, accuracy)
-        return direction, reached <= accuracy
-
-    def adapt(self, trust: np.ndarray) -> np.ndarray:
-        """More steps next time where these were too few; returns where that may still help."""
-        improvable = ~trust & (self._n_steps < self._max_steps)
-        if improvable.any():
-            self._n_steps = min(2 * self._n_steps, self._max_steps)
-        return improvable

@@ -1,0 +1,221 @@
+"""Coordinates in which solvers work: those of centred and scaled columns."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torch_logreg._rows import rmatmul, rmatmul_square, sandwich
+from torch_logreg._solver import Rows
+
+NULL_SPACE_FEATURES = 2048  # above it the d x d eigenproblem costs more than the fit
+
+
+class Moments(NamedTuple):
+    """Of the columns, by weight; without an intercept the centre is 0 and the variance the mean square."""
+
+    center: Tensor  # (d,)
+    variance: Tensor  # (d,), exactly 0 for a column that says nothing
+
+    @classmethod
+    def of(cls, center: Tensor, variance: Tensor, eps: float) -> Moments:
+        """With 0 for the variance of constant columns: what they have is rounding errors of the mean."""
+        return cls(center, torch.where(variance > (16 * eps * center).square(), variance, 0.0))
+
+
+class Coordinates:
+    """``w = [coef * scale, intercept + coef @ center]`` for each output, and back.
+
+    With ``scale² = variance / 4 + strength`` no diagonal entry of the Hessian exceeds 1, as
+    ``p (1 - p) <= 1/4`` (Böhning, Lindsay 1988), so a unit step is the right size for every column
+    whatever its unit. Any centre and any scale pose the same problem, so those of all problems
+    together, or of a sample of the rows, serve each.
+
+    Parameters
+    ----------
+    moments : Moments or None
+        None makes the coordinates those of the columns as they are.
+    strength : Tensor of shape (P,)
+        Of the L2 penalty.
+    n_features, n_outputs : int
+        d and K.
+    fit_intercept : bool
+    shift_invariant : bool
+        Whether a shift of all outputs changes nothing.
+    """
+
+    def __init__(
+        self,
+        moments: Moments | None,
+        strength: Tensor,
+        n_features: int,
+        n_outputs: int,
+        fit_intercept: bool,
+        shift_invariant: bool,
+    ) -> None:
+        self.n_problems, self.n_features, self.n_outputs = len(strength), n_features, n_outputs
+        self.strength, self.fit_intercept, self.shift_invariant = strength, fit_intercept, shift_invariant
+        self.null: Tensor | None = (
+            None  # (d, r): raw directions in which X does not vary though its columns do
+        )
+        self.gauge: Tensor | None = None  # (P, d, r): the same, orthonormal in w
+        self.undecided = torch.zeros_like(strength, dtype=torch.bool)  # no penalty chooses among optima there
+        self.plain = moments is None
+        if moments is None:
+            self.center = strength.new_zeros(n_features)
+            self.spread = torch.ones_like(self.center)
+            self.inverse_scale = strength.new_ones((self.n_problems, 1, n_features))
+            return
+        self.center, variance = moments
+        self.varies = variance > 0
+        self.spread = torch.where(self.varies, variance, 1.0).sqrt()  # (d,)
+        # A column that says nothing gets no coefficient: an infinite scale is a coefficient of 0.
+        inverse = (variance / 4 + strength[:, None]).rsqrt_()
+        self.inverse_scale = torch.where(self.varies, inverse, 0.0)[:, None]  # (P, 1, d)
+
+    # ---- to the columns as they are, and back ----
+
+    def to_raw(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients (P, K, d) and intercepts (P, K) for the columns as they are given."""
+        coef, shifted = self.split(w)
+        coef = coef * self.inverse_scale
+        return coef, shifted - coef @ self.center
+
+    def from_raw(self, coef: Tensor, intercept: Tensor) -> Tensor:
+        """The weights whose `to_raw` is this, up to what constant columns move to the intercept."""
+        shifted = intercept + coef @ self.center
+        coef = torch.where(self.inverse_scale > 0, coef / self.inverse_scale, 0.0)
+        return self.join(coef, shifted)
+
+    def split(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        w = w.view(self.n_problems, self.n_outputs, -1)
+        if self.fit_intercept:
+            return w[..., :-1], w[..., -1]
+        return w, w.new_zeros(w.shape[:2])
+
+    def join(self, coef: Tensor, shifted: Tensor) -> Tensor:
+        w = torch.cat([coef, shifted[..., None]], dim=2) if self.fit_intercept else coef
+        return w.reshape(self.n_problems, -1)
+
+    def pull_back(self, columns: Tensor, sums: Tensor) -> Tensor:
+        """A gradient in raw coefficients (P, K, d) and intercepts (P, K) as one in w."""
+        columns = (columns - sums[..., None] * self.center) * self.inverse_scale
+        if self.shift_invariant:
+            columns, sums = columns - columns.mean(dim=1, keepdim=True), sums - sums.mean(dim=1, keepdim=True)
+        return self.join(self.without_gauge(columns), sums)
+
+    def without_gauge(self, columns: Tensor) -> Tensor:
+        """Without what is nothing but rounding: F is flat along the gauge."""
+        return columns if self.gauge is None else columns - (columns @ self.gauge) @ self.gauge.mT
+
+    # ---- one of many optima ----
+
+    def is_weak(self, eps: float) -> tuple[Tensor, Tensor]:
+        """Where rounding outweighs the penalty along directions in which X does not vary, (P,) twice.
+
+        Rounding of the weights: the penalty cannot choose among the optima. And rounding by `eps`, that
+        of the products with X: gradients there must be cleared of noise.
+        """
+        if not self.n_features or self.n_features > NULL_SPACE_FEATURES:
+            none = torch.zeros_like(self.undecided)
+            return none, none
+        curve = torch.where(self.varies, self.strength[:, None] * self.inverse_scale[:, 0].square(), 1.0)
+        least = curve.amin(dim=1) / (16 * self.n_features)
+        return least < torch.finfo(self.strength.dtype).eps, least < eps
+
+    def null_space(self, gram: Tensor) -> Tensor:
+        """Orthonormal raw directions (d, r) along which no row has a component.
+
+        `gram` (d, d) is that of the columns ``(x - center) / spread``.
+        """
+        varies = self.varies
+        gram = torch.where(varies[:, None] & varies, gram, 0.0)
+        gram = gram + torch.diag(torch.where(varies, 0.0, gram.diagonal().max()))
+        values, vectors = torch.linalg.eigh(gram)
+        zero = values <= 16 * len(values) * torch.finfo(values.dtype).eps * values[-1]
+        return torch.linalg.qr(vectors[:, zero] / self.spread[:, None]).Q
+
+    def set_null(self, null: Tensor, undecided: Tensor) -> None:
+        """Take note of directions in which X does not vary."""
+        scale = torch.where(self.varies, 1 / self.inverse_scale[:, 0], 0.0)
+        self.null, self.undecided = null, undecided
+        self.gauge = torch.linalg.qr(scale[:, :, None] * null).Q
+
+    def canonical(self, w: Tensor) -> Tensor:
+        """The same predictions from the smallest coefficients that make them.
+
+        Softmax coefficients and intercepts are centred over the classes. Where there is no penalty to see
+        to it, directions in which X does not vary (collinear columns) are taken out: the limit of C -> inf.
+        """
+        coef, shifted = self.split(w)
+        if self.shift_invariant:
+            coef, shifted = coef - coef.mean(dim=1, keepdim=True), shifted - shifted.mean(dim=1, keepdim=True)
+        if self.null is not None:
+            raw = coef * self.inverse_scale
+            raw = raw - (raw @ self.null) @ self.null.T
+            smallest = torch.where(self.inverse_scale > 0, raw / self.inverse_scale, 0.0)
+            coef = torch.where(self.undecided[:, None, None], smallest, coef)
+        return self.join(coef, shifted)
+
+    def add_gauge(self, matrix: Tensor) -> None:
+        """Curvature where F is flat, in place on (P, K, m, K, m), so that the matrix is regular.
+
+        Gradients have no part in these directions: the solution of a linear system stays as it is.
+        """
+        if self.gauge is not None:
+            flat = self.gauge @ self.gauge.mT * self.undecided[:, None, None]  # (P, d, d)
+            matrix.diagonal(dim1=1, dim2=3)[:, : self.n_features, : self.n_features].add_(flat[..., None])
+        if self.shift_invariant:
+            curve = matrix.diagonal(dim1=1, dim2=3).diagonal(dim1=1, dim2=2).mean(dim=1)  # (P, m)
+            matrix.diagonal(dim1=2, dim2=4).add_(curve[:, None, None] / self.n_outputs)  # (P, K, K, m)
+
+
+def find_null_space(coordinates: Coordinates, eps: float, gram: Callable[[], Tensor]) -> bool:
+    """Let the coordinates know of directions in which X does not vary, where the penalty is too weak there.
+
+    Returns whether there are any.
+    """
+    undecided, weak = coordinates.is_weak(eps)
+    if not bool(weak.any()):
+        return False
+    null = coordinates.null_space(gram())
+    if null.shape[1]:
+        coordinates.set_null(null, undecided)
+    else:
+        coordinates.null = coordinates.gauge = None
+    return null.shape[1] > 0
+
+
+def moments(rows: Rows, weight_sum: Tensor, fit_intercept: bool) -> Moments:
+    """Means and variances of the columns over all rows, in two passes."""
+    dtype = weight_sum.dtype
+
+    def sums(center: Tensor | None) -> Tensor:
+        partials = []
+        for block in rows.blocks():
+            weights = block.weights.mean(dim=0, keepdim=True)
+            product = (
+                rmatmul(block.X, weights) if center is None else rmatmul_square(block.X, weights, center)
+            )
+            partials.append(product[0].to(dtype))
+        return rows.total(functools.reduce(torch.add, partials)) / weight_sum.mean()
+
+    center = sums(None) if fit_intercept else torch.zeros(rows.n_features, dtype=dtype, device=rows.device)
+    return Moments.of(center, sums(center), torch.finfo(rows.dtype).eps)
+
+
+def gram(rows: Rows, coordinates: Coordinates) -> Tensor:
+    """Of the columns ``(x - center) / spread`` over all rows, (d, d), up to a factor."""
+    partials = []
+    for block in rows.blocks():
+        weights = block.weights.mean(dim=0, keepdim=True)
+        spread, intercept = coordinates.spread, coordinates.fit_intercept
+        partials.append(sandwich(block.X, weights, coordinates.center, spread, intercept)[0])
+    total = rows.total(functools.reduce(torch.add, partials))
+    if coordinates.fit_intercept:  # what is left of the columns once their mean is exactly taken out
+        total = total[:-1, :-1] - torch.outer(total[:-1, -1], total[-1, :-1]) / total[-1, -1]
+    return total

@@ -1,0 +1,196 @@
+"""Metrics for natural-gradient steps: what stands in for the Fisher matrix, and how it is solved with."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torch_logreg._conjugate import conjugate_gradient
+from torch_logreg._solver import Curvature, Objective, State, Trial
+
+MAX_DAMPING = 1.0
+CONTRACTION = 0.5  # of the gradient in a step, by which a metric shows that it is good
+ROUNDING = 1e-12  # of its diagonal, added to a factor that nothing else makes regular
+
+
+class Cholesky:
+    """The Fisher matrix at some weights, factorised.
+
+    A little of its own diagonal is added to the matrix: as much as rounding may have taken from it,
+    more where the factorisation still fails, and less again later (Levenberg 1944, Marquardt 1963).
+    """
+
+    exact = True  # once updated on all rows: the decrement is the Newton decrement
+    scaled = False
+    belief = 0.0  # in the decrement where steps do not contract the gradient
+
+    factor: Tensor  # (P, n_parameters, n_parameters)
+    succeeded: Tensor  # (P,) bool
+
+    def __init__(self, objective: Objective) -> None:
+        self._least = 4 * float(torch.finfo(objective.dtype).eps)
+        self._damping = np.full(objective.n_problems, self._least)
+
+    def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
+        return not (contracting and full_step)
+
+    def update(self, objective: Objective, w: Tensor) -> None:
+        matrix = objective.curvature(w).matrix()
+        diagonal = matrix.diagonal(dim1=1, dim2=2)
+        if (self._damping > self._least).any():
+            damping = torch.as_tensor(self._damping, dtype=matrix.dtype, device=matrix.device)
+            diagonal.mul_(1 + damping[:, None])
+        else:
+            diagonal.mul_(1 + self._least)
+        diagonal.copy_(torch.where(diagonal > 0, diagonal, 1.0))  # a parameter with no effect
+        self.factor, info = torch.linalg.cholesky_ex(matrix)
+        self.succeeded = info == 0
+
+    def solve(self, v: Tensor) -> Tensor:
+        return torch.cholesky_solve(v[..., None], self.factor)[..., 0]
+
+    size = solve  # see `Kronecker.size`
+
+    def learn(self, before: State, trial: Trial) -> np.ndarray:
+        """Damp more where the factorisation failed; returns where that may still help."""
+        failed = trial.verdict == np.inf
+        if not failed.any() and (self._damping == self._least).all():
+            return failed
+        damping = np.where(failed, self._damping * 100, self._damping / 100)
+        self._damping = np.clip(damping, self._least, MAX_DAMPING)
+        return failed & (damping <= MAX_DAMPING)
+
+
+class Kronecker:
+    """``outputs kron columns + diag(decay)``, see `Factors`, by an eigendecomposition of each factor.
+
+    Where there are about as many columns as rows, their factor is shrunk towards its diagonal.
+    """
+
+    exact = False
+    scaled = True
+    belief = 0.1  # it was seen to underrate the decrease still to come by up to ten
+
+    def __init__(self, objective: Objective, sample: Objective, n_sampled: int) -> None:
+        self._sample, self._n_sampled = sample, n_sampled
+        self._exact, self._dtype = objective.dtype, sample.dtype
+        self._shift_invariant = objective.n_outputs > 1
+        self.succeeded = torch.ones(objective.n_problems, dtype=torch.bool, device=objective.rows.device)
+
+    def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
+        return n_updates in (0, 3, 8) or not full_step
+
+    def update(self, objective: Objective, w: Tensor) -> None:
+        self.set(self._sample.curvature(w))
+
+    def set(self, curvature: Curvature) -> None:
+        # Small differences of the penalty to the rest are all that regularises them: in float64.
+        outputs, columns, decay = (factor.to(self._exact) for factor in curvature.factors())
+        d = columns.shape[1]
+        diagonal = columns.diagonal(dim1=1, dim2=2).clone()
+        shrinkage = 0.5 * d / (d + self._n_sampled)
+        columns = columns * (1 - shrinkage)
+        columns.diagonal(dim1=1, dim2=2).add_(shrinkage * diagonal)
+        # An intercept has no penalty, nor has any column at C = inf.
+        decay = torch.where(decay > 0, decay, 1e-3 * decay.mean(dim=1, keepdim=True))
+        decay = torch.where(diagonal > 0, decay + ROUNDING * diagonal, 1.0)
+        root = decay.rsqrt()
+        curves, vectors = torch.linalg.eigh(columns * (root[:, :, None] * root[:, None]))
+        of_outputs, self._U = torch.linalg.eigh(outputs)
+        self._V = root[:, :, None] * vectors  # (P, m, m)
+        self._curve = of_outputs.clamp(min=0)[:, :, None] * curves.clamp(min=0)[:, None] + 1  # (P, K, m)
+        self._U, self._V, self._curve = (t.to(self._dtype) for t in (self._U, self._V, self._curve))
+
+    @property
+    def freedom(self) -> Tensor:
+        """Effective number of parameters, (P,)."""
+        return (1 - 1 / self._curve).sum(dim=(1, 2))
+
+    def solve(self, v: Tensor) -> Tensor:
+        by_output = v.view(len(v), self._U.shape[1], -1).to(self._U.dtype)
+        inner = (self._U.mT @ by_output @ self._V) / self._curve
+        x = self._U @ inner @ self._V.mT
+        if self._shift_invariant:
+            x = x - x.mean(dim=1, keepdim=True)
+        return x.view(v.shape).to(v.dtype)
+
+    def size(self, v: Tensor) -> Tensor:
+        """What ``v @ size(v)`` measures a gradient by: cheap, and the inverse of the metric or nearly so."""
+        return self.solve(v)
+
+    def learn(self, before: State, trial: Trial) -> np.ndarray:
+        return trial.step > 0
+
+
+class SampledFisher:
+    """The Fisher matrix over a sample of the rows, solved with by conjugate gradients.
+
+    The preconditioner is the Kronecker approximation to it. Where the sample is all rows the
+    directions are Newton's.
+
+    References
+    ----------
+    Byrd, Chin, Neveitt, Nocedal (2011), On the use of stochastic Hessian information in optimization
+    methods for machine learning, SIAM Journal on Optimization 21(3).
+    Eisenstat, Walker (1996), Choosing the forcing terms in an inexact Newton method, SIAM Journal on
+    Scientific Computing 17(1).
+    """
+
+    scaled = False
+    belief = 0.1
+    ACCURACY, FAR_ACCURACY = 0.1, 0.5
+    STEPS, STEPS_ON_SAMPLE = 16, 64
+    MANY_STEPS = 8  # for which the preconditioner must be old
+
+    def __init__(self, objective: Objective, sample: Objective, n_sampled: int, exact: bool) -> None:
+        self.exact, self._sample = exact, sample
+        self._preconditioner = Kronecker(objective, sample, n_sampled)
+        self._n_updates, self._last_steps = 0, 0
+        # In exact arithmetic n_parameters steps solve it; many more than that is rounding, not progress.
+        self._most, self._ceiling = self.STEPS_ON_SAMPLE, 4 * objective.n_parameters + self.STEPS_ON_SAMPLE
+        self._accuracy, self._on_sample = self.FAR_ACCURACY, not exact
+        self.succeeded = self._preconditioner.succeeded
+
+    def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
+        if self._on_sample:
+            self._on_sample, self._accuracy, self._most = False, self.ACCURACY, self.STEPS
+        return self.exact or n_updates in (0, 1, 2, 3, 5, 8) or not full_step
+
+    def update(self, objective: Objective, w: Tensor) -> None:
+        self._curvature = self._sample.curvature(w.to(self._sample.dtype))
+        # The first one is of weights 0 mostly: far from what it is later.
+        if self._n_updates < 1 or self._last_steps > self.MANY_STEPS:
+            self._preconditioner.set(self._curvature)
+        self._n_updates += 1
+
+    def solve(self, v: Tensor) -> Tensor:
+        largest = v.abs().amax(dim=1, keepdim=True)
+        largest = torch.where(largest > 0, largest, 1.0)
+        b = (v / largest).to(self._sample.dtype)
+        accuracy = torch.full_like(b[:, 0], self._accuracy)
+        x, reached, self._last_steps = conjugate_gradient(
+            self._curvature.product, b, self._preconditioner.solve, self._most, accuracy
+        )
+        self.succeeded = reached <= accuracy if self.exact else self._preconditioner.succeeded
+        return x.to(v.dtype) * largest
+
+    def size(self, v: Tensor) -> Tensor:
+        return self._preconditioner.solve(v)
+
+    def learn(self, before: State, trial: Trial) -> np.ndarray:
+        """Solve as accurately as the quadratic model is; returns where more steps may help."""
+        step, predicted = trial.step, trial.step * (1 - trial.step / 2) * trial.decrement
+        moved = (step > 0) & (predicted > 0)
+        if moved.any():
+            actual = (before.objective - trial.state.objective)[moved] / predicted[moved]
+            self._accuracy = float(np.clip(np.abs(actual - 1).max(), self.ACCURACY, self.FAR_ACCURACY))
+        failed = trial.verdict == np.inf
+        if failed.any():
+            self._accuracy, self._most = self.ACCURACY, 2 * self._most
+        return failed & (self._most <= self._ceiling)
+
+
+Metric: TypeAlias = Cholesky | Kronecker | SampledFisher
