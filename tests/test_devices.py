@@ -210,6 +210,36 @@ def test_the_answer_is_the_same_where_lazy_is_the_default_device(problem):
         torch.set_default_device(None)
 
 
+# ---- samples of the rows ----
+
+
+def _many_rows(n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(500, 3))
+    return X, (X[:, 0] + rng.normal(size=500)).argsort().argsort() * n_classes // 500
+
+
+@pytest.mark.parametrize(("n_classes", "only_metric"), [(2, False), (3, False), (3, True)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_fit_that_starts_on_a_sample_has_the_same_answer_there(n_classes, only_metric, dtype, monkeypatch):
+    monkeypatch.setattr("torch_logreg._problems.DESIGN_NUMBERS", 0)  # samples are drawn of 500 rows
+    monkeypatch.setattr("torch_logreg._growing.MIN_ROWS_PER_PARAMETER", 5)
+    monkeypatch.setattr("torch_logreg._growing.SOFTMAX_ROWS", 100)
+    monkeypatch.setattr("torch_logreg._natural.LAZY_WORK", 0)  # three classes take the metrics of many
+    for steps in ("STEPS", "STEPS_ON_SAMPLE"):  # conjugate gradients make long graphs
+        monkeypatch.setattr(f"torch_logreg._metrics.SampledFisher.{steps}", 4)
+    if only_metric:
+        monkeypatch.setattr("torch_logreg._growing.INFORMATIVE", 0.0)
+    X, y = _many_rows(n_classes)
+    X = X.astype(dtype)
+    params = {"tol": 1e-2, "C": 0.1}
+    expected = TorchLogisticClassifier(**params).fit(X, y)
+    got = TorchLogisticClassifier(**params, device="lazy").fit(X, y)
+    # A float32 metric rounds elsewhere there, and the answer is accurate to the tolerance squared.
+    assert_agree(got, expected, X, 1e-6 if n_classes == 2 and dtype == np.float64 else 1e-3)
+    assert got.n_iter_.tolist() == expected.n_iter_.tolist()
+
+
 # ---- errors ----
 
 

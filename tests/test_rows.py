@@ -12,16 +12,20 @@ from oracle import solve
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_logreg import TorchLogisticClassifier, _rows
+from torch_logreg._losses import LOSSES
 from torch_logreg._rows import (
+    FEW_OUTPUTS,
+    SUB_ROWS,
     ArrayRows,
+    SampledRows,
     matmul,
     rmatmul,
-    rmatmul_square,
+    rmatmul_deviation,
     sandwich,
     sandwich_outer,
     sparse_matrix,
 )
-from torch_logreg._solver import Matrix, Sparse
+from torch_logreg._solver import Matrix, Sample, Sparse
 
 CPU = torch.device("cpu")
 
@@ -95,14 +99,43 @@ def test_products_of_one_problem_are_contiguous_rows(kind):
     assert rmatmul(matrix, torch.from_numpy(residual)).is_contiguous()
 
 
+@pytest.mark.parametrize("kind", ["dense C", "dense F"])
+@dtypes
+@pytest.mark.parametrize("n", [4 * SUB_ROWS, 4 * SUB_ROWS + 1, 6 * SUB_ROWS - 1])
+@pytest.mark.parametrize("Q", [1, 2, FEW_OUTPUTS, FEW_OUTPUTS + 1])
+def test_products_of_many_rows_in_parts_are_those_of_numpy(kind, dtype, n, Q):
+    X, residual, coef = _data(dtype, n, 6, Q)
+    matrix = KINDS[kind](X)
+    forward, backward = matmul(matrix, torch.from_numpy(coef)), rmatmul(matrix, torch.from_numpy(residual))
+    assert forward.shape == (Q, n) and backward.shape == (Q, 6)
+    assert forward.is_contiguous() and backward.is_contiguous()
+    rounding = 16 * np.finfo(dtype).eps
+    expected = coef.astype(float) @ X.astype(float).T
+    np.testing.assert_allclose(forward.numpy(), expected, rtol=0, atol=rounding * np.abs(expected).max())
+    expected = residual.astype(float) @ X.astype(float)
+    of_terms = np.abs(residual.astype(float)) @ np.abs(X.astype(float))
+    assert np.all(np.abs(backward.numpy() - expected) <= rounding * of_terms)
+
+
+def test_part_of_a_larger_array_is_multiplied_in_parts_like_any_other():
+    X, residual, coef = _data(n=9 * SUB_ROWS)
+    residual, coef = residual[:1], coef[:1]
+    part = torch.from_numpy(X)[100 : 100 + 5 * SUB_ROWS]
+    few = residual[:, 100 : 100 + 5 * SUB_ROWS]  # not contiguous with what is around it
+    np.testing.assert_allclose(
+        matmul(part, torch.from_numpy(coef)), coef @ part.numpy().T, rtol=0, atol=1e-13
+    )
+    np.testing.assert_allclose(rmatmul(part, torch.from_numpy(few)), few @ part.numpy(), rtol=0, atol=1e-11)
+
+
 @kinds
 @dtypes
 @pytest.mark.parametrize("chunk", [1, 40, 2**21])
-def test_rmatmul_square_is_that_of_numpy(kind, dtype, chunk, monkeypatch):
+def test_rmatmul_deviation_is_that_of_numpy(kind, dtype, chunk, monkeypatch):
     monkeypatch.setattr(_rows, "CHUNK_NUMBERS", chunk)
     X, residual, other = _data(dtype)
     residual, center = np.abs(residual), other[0].astype(float)
-    result = rmatmul_square(KINDS[kind](X), torch.from_numpy(residual), torch.from_numpy(center))
+    result = rmatmul_deviation(KINDS[kind](X), torch.from_numpy(residual), torch.from_numpy(center), True)
     assert result.dtype == torch.float64  # the dtype of the centre, not of X
     expected = residual.astype(float) @ (X.astype(float) - center) ** 2
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-13)
@@ -160,11 +193,11 @@ def test_sandwich_keeps_its_accuracy_a_million_deviations_from_zero(kind, dtype)
 
 @kinds
 @dtypes
-def test_rmatmul_square_of_columns_far_from_zero_is_a_usable_variance(kind, dtype):
+def test_squared_deviations_of_columns_far_from_zero_is_a_usable_variance(kind, dtype):
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(500, 3)) + 1e6).astype(dtype)
     ones, center = torch.ones(1, 500, dtype=torch.from_numpy(X).dtype), X.astype(float).mean(axis=0)
-    result = rmatmul_square(KINDS[kind](X), ones, torch.from_numpy(center))
+    result = rmatmul_deviation(KINDS[kind](X), ones, torch.from_numpy(center), True)
     expected = np.sum((X.astype(float) - center) ** 2, axis=0)
     # The 1e12 of a squared offset rounds to 1e-4: it must be neither added nor subtracted.
     np.testing.assert_allclose(result.numpy()[0], expected, rtol=1e-9)
@@ -176,7 +209,7 @@ def test_a_constant_column_is_at_no_distance_from_its_value(kind, dtype):
     X = np.full((500, 2), [12345.678, 0.1], dtype=dtype)
     residual = torch.from_numpy(np.random.default_rng(0).random((1, 500)).astype(dtype))
     center = torch.from_numpy(X[0].astype(float))
-    assert not rmatmul_square(KINDS[kind](X), residual, center).any()
+    assert not rmatmul_deviation(KINDS[kind](X), residual, center, True).any()
 
 
 @dtypes
@@ -249,6 +282,212 @@ def test_many_blocks_give_the_fit_of_one(sparse, solver, n_classes, monkeypatch)
     np.testing.assert_allclose(many.coef_, solve(X, y, n_classes, 1.0).coef, rtol=1e-6, atol=1e-8)
 
 
+# ---- samples ----
+
+
+def _sampled(
+    n: int,
+    size: int,
+    weight: np.ndarray | None = None,
+    codes: np.ndarray | None = None,
+    seed: int = 0,
+    kind: str = "dense",
+) -> tuple[ArrayRows, Sample]:
+    """Rows of three columns whose target is the row's number, and about `size` of them."""
+    X = np.arange(3.0 * n).reshape(n, 3)
+    features = scipy.sparse.csr_array(X)
+    if kind != "CSR":
+        features = torch.from_numpy(np.asfortranarray(X) if kind == "dense F" else X)
+    weight = np.ones(n) if weight is None else weight
+    rows = ArrayRows(features, torch.arange(n), torch.from_numpy(np.atleast_2d(weight)), 1)
+    groups = torch.zeros(n, dtype=torch.int64) if codes is None else torch.from_numpy(codes)
+    generator = torch.Generator().manual_seed(seed)
+    return rows, rows.sample(size, lambda target: groups[target], generator)
+
+
+def _numbers(sample: Sample) -> np.ndarray:
+    return sample.gather(slice(0, len(sample.key))).target.numpy()
+
+
+def test_a_row_is_drawn_with_the_probability_that_its_measure_says():
+    rng = np.random.default_rng(0)
+    weight, codes = rng.random(200), (rng.random(200) < 0.1).astype(int)
+    counts, n_draws, probability = np.zeros(200), 3000, np.zeros(200)
+    for seed in range(n_draws):
+        _, sample = _sampled(200, 30, weight, codes, seed)
+        drawn = _numbers(sample)
+        counts[drawn] += 1
+        probability[drawn] = np.minimum(1, 30 * sample.measure.numpy())
+    deviation = np.sqrt(n_draws * probability * (1 - probability))
+    # Of 200 binomial counts the largest deviation exceeds 4.5 standard ones once in 700 draws of a seed.
+    assert np.all(np.abs(counts - n_draws * probability) <= 4.5 * deviation)
+    # Half by weight, half to the two groups in equal parts.
+    of_group = np.array([weight[codes == code].sum() for code in (0, 1)])[codes]
+    measure = weight / 2 * (1 / weight.sum() + 1 / (2 * of_group))
+    np.testing.assert_allclose(probability, 30 * measure, rtol=1e-12)
+
+
+def test_weighted_sums_over_a_sample_are_unbiased():
+    rng = np.random.default_rng(0)
+    weight, codes = 10 ** rng.uniform(-2, 2, size=500), (rng.random(500) < 0.05).astype(int)
+    values = rng.normal(size=500) + 1
+    sums = []
+    for seed in range(1500):
+        _, sample = _sampled(500, 50, weight, codes, seed)
+        everything = slice(0, len(sample.key))
+        own = sample.gather(everything).weights
+        sums.append(
+            float(sample.weights(own, everything, 50)[0] @ torch.from_numpy(values[_numbers(sample)]))
+        )
+    error = np.std(sums) / np.sqrt(len(sums))
+    assert abs(np.mean(sums) - weight @ values) <= 4 * error
+    assert error < 0.01 * weight @ values  # or the line above would say nothing
+
+
+def test_the_first_few_of_a_sample_are_a_smaller_sample():
+    rng = np.random.default_rng(0)
+    weight, values = 10 ** rng.uniform(-1, 1, size=500), rng.normal(size=500) + 1
+    sums, sizes = [], []
+    for seed in range(1500):
+        _, sample = _sampled(500, 200, weight, seed=seed)
+        assert bool((sample.key.diff() >= 0).all())
+        few = slice(0, 40)
+        size = sample.key[40]
+        own = sample.gather(few).weights
+        sums.append(
+            float(sample.weights(own, few, size)[0] @ torch.from_numpy(values[_numbers(sample)[:40]]))
+        )
+        sizes.append(float(size))
+    error = np.std(sums) / np.sqrt(len(sums))
+    assert abs(np.mean(sums) - weight @ values) <= 4 * error
+    assert np.mean(sizes) == pytest.approx(40, rel=0.1)  # 40 rows are a sample of about 40
+
+
+def test_a_rare_group_has_its_part_of_a_sample():
+    codes = np.zeros(20_000, dtype=int)
+    codes[[17, 5000, 19_999]] = 1
+    codes[:100] = np.where(codes[:100] == 1, 1, 2)
+    for seed in range(10):
+        _, sample = _sampled(20_000, 400, codes=codes, seed=seed)
+        drawn = codes[_numbers(sample)]
+        assert (drawn == 1).sum() == 3  # 400 / 6 would be its part
+        assert 40 <= (drawn == 2).sum() <= 95  # of 100 rows 68 in the mean, within 5 standard deviations
+        assert 250 <= len(drawn) <= 420
+
+
+def test_groups_that_no_row_of_weight_is_in_have_no_part_of_a_sample():
+    codes = np.arange(1000) % 2 * 3  # nothing is of group 1 or 2, and group 3 has no weight
+    _, sample = _sampled(1000, 100, (codes == 0).astype(float), codes)
+    assert np.all(codes[_numbers(sample)] == 0)
+    assert 60 <= len(sample.key) <= 140
+
+
+def test_rows_without_weight_are_never_drawn_and_rows_of_great_weight_always():
+    weight = np.ones(1000)
+    weight[::2], weight[[7, 501]] = 0.0, 1e4
+    for seed in range(10):
+        _, sample = _sampled(1000, 50, weight, seed=seed)
+        drawn = _numbers(sample)
+        assert not weight[drawn].min() == 0
+        assert {7, 501} <= set(drawn.tolist())
+        everything = slice(0, len(drawn))
+        own = sample.gather(everything).weights
+        certain = np.isin(drawn, [7, 501])
+        np.testing.assert_array_equal(sample.weights(own, everything, 50)[0, certain], [1e4, 1e4])
+
+
+def test_a_sample_is_in_random_order():
+    _, sample = _sampled(10_000, 1000)
+    drawn = _numbers(sample)
+    assert len(set(drawn.tolist())) == len(drawn)
+    # A rank correlation of about a thousand numbers in random order has a standard deviation of 0.03.
+    assert abs(np.corrcoef(drawn, np.arange(len(drawn)))[0, 1]) < 0.13
+
+
+def test_a_sample_of_all_rows_is_all_rows_as_they_are():
+    weight = np.random.default_rng(0).random(100) + 0.1
+    rows, sample = _sampled(100, 10_000, weight)
+    block = sample.gather(slice(0, 100))
+    assert sorted(block.target.tolist()) == list(range(100))
+    assert torch.equal(sample.weights(block.weights, slice(0, 100), 10_000), block.weights)
+
+
+@pytest.mark.parametrize("kind", ["dense", "dense F", "CSR"])
+def test_what_is_gathered_are_the_rows_that_were_drawn(kind):
+    weight = np.random.default_rng(0).random((2, 300))  # of two problems
+    _, sample = _sampled(300, 60, weight, kind=kind)
+    _, again = _sampled(300, 60, weight, kind="dense")
+    part = slice(5, 25)
+    block = sample.gather(part)
+    X = block.X.csr.to_dense() if kind == "CSR" else block.X
+    drawn = block.target.numpy()
+    np.testing.assert_array_equal(X, np.arange(900.0).reshape(300, 3)[drawn])
+    np.testing.assert_array_equal(block.weights, weight[:, drawn])
+    assert block.target.tolist() == _numbers(again)[5:25].tolist()  # the same for every kind
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_sample_of_either_loss_holds_every_class(loss):
+    rule = LOSSES[loss]
+    codes = torch.zeros(5000, dtype=torch.int64)
+    codes[[3, 4000]] = 1
+    X, weight = torch.zeros(5000, 1, dtype=torch.float64), torch.ones(1, 5000, dtype=torch.float64)
+    rows = ArrayRows(X, rule.encode(codes, torch.float64), weight, 1)
+    sample = rows.sample(50, rule.codes, torch.Generator().manual_seed(0))
+    block = sample.gather(slice(0, len(sample.key)))
+    assert rule.codes(block.target).sum() == 2
+
+
+def test_a_seed_draws_the_same_rows_again_and_another_one_others():
+    drawn = [_numbers(_sampled(1000, 100, seed=seed)[1]).tolist() for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("kind", ["dense", "dense F", "CSR"])
+@pytest.mark.parametrize("step", [1, 7, 2**10])
+def test_sampled_rows_are_the_sample_a_few_at_a_time(kind, step, monkeypatch):
+    monkeypatch.setattr(SampledRows, "STEP", step)
+    weight = np.random.default_rng(0).random((2, 300))
+    rows, sample = _sampled(300, 60, weight, kind=kind)
+    n = len(sample.key)
+    everything = slice(0, n)
+    expected = sample.gather(everything)
+    weights = sample.weights(expected.weights, everything, 60)
+    few = SampledRows(rows, sample, 60)
+    assert (few.n_rows, few.n_features, few.dtype, few.device) == (n, 3, rows.dtype, rows.device)
+    blocks = list(few.blocks())
+    assert rows.rows_read == n
+    assert [len(block.target) for block in blocks[:-1]] == [step] * (-(-n // step) - 1)
+    assert torch.cat([block.target for block in blocks]).tolist() == expected.target.tolist()
+    assert torch.equal(torch.cat([block.weights for block in blocks], dim=1), weights)
+    torch.testing.assert_close(few.weight_sum(torch.float64), weights.sum(dim=1), rtol=1e-13, atol=0)
+    products = sum(rmatmul(block.X, block.weights) for block in blocks)
+    X = expected.X.csr.to_dense() if kind == "CSR" else expected.X
+    torch.testing.assert_close(few.total(products), weights @ X, rtol=1e-13, atol=0)
+
+
+def test_sampled_rows_refuse_what_has_no_meaning_for_them():
+    few = SampledRows(*_sampled(300, 60), 60)
+    generator = torch.Generator()
+    with pytest.raises(NotImplementedError):
+        few.minibatches(10, generator)
+    with pytest.raises(NotImplementedError):
+        few.sample(10, lambda target: target, generator)
+
+
+def test_infinity_in_sums_over_a_sample_is_reported_by_the_rows():
+    def check() -> None:
+        raise ValueError("X has infinity")
+
+    rows = ArrayRows(torch.zeros(9, 1), torch.zeros(9), torch.ones(1, 9), 1, check)
+    sample = rows.sample(5, lambda target: target.long(), torch.Generator().manual_seed(0))
+    few = SampledRows(rows, sample, 5)
+    few.check_finite(torch.zeros(2))
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="X has infinity"):
+            few.check_finite(torch.tensor([0.0, bad]))
+
+
 # ---- memory ----
 
 
@@ -314,7 +553,7 @@ def test_the_products_leave_X_as_it_is(kind, dtype):
     center = torch.from_numpy(coef[0])
     matmul(matrix, torch.from_numpy(coef))
     rmatmul(matrix, torch.from_numpy(residual))
-    rmatmul_square(matrix, torch.from_numpy(residual), center)
+    rmatmul_deviation(matrix, torch.from_numpy(residual), center, True)
     sandwich(matrix, torch.from_numpy(residual), center, torch.ones_like(center), True)
     after = matrix.csr.to_dense() if isinstance(matrix, Sparse) else matrix
     np.testing.assert_array_equal(after.numpy(), before)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from torch_logreg._solver import Iteration
 
@@ -81,8 +82,9 @@ class Forward:
         if self._context is None:
             return False
         iteration = self._context.subcontext(task_name="iteration")
-        iteration.call_on_fit_task_begin(**self._hooks)
-        return bool(iteration.call_on_fit_task_end(**self._hooks, reconstruction_attributes=attributes()))
+        with torch.inference_mode(False), torch.no_grad():  # whatever the fit may run in
+            iteration.call_on_fit_task_begin(**self._hooks)
+            return bool(iteration.call_on_fit_task_end(**self._hooks, reconstruction_attributes=attributes()))
 
     def close(self) -> None:
         if self._context is not None:

@@ -25,7 +25,8 @@ def conjugate_gradient(
 ) -> tuple[Tensor, Tensor, int]:
     """Solve ``matrix x = b`` for P problems by preconditioned conjugate gradients.
 
-    A problem whose preconditioned residual has fallen by the factor `accuracy` (P,) stands still. Only
+    A problem whose preconditioned residual has fallen by the factor `accuracy` (P,) stands still from then
+    on, and so does one along whose direction the matrix does not curve upwards. Only
     once a round of `CG_ROUND` steps the host learns whether all do, at most `n_steps` are made. Returns x,
     the factor reached, (P,), and the number of steps.
 
@@ -33,29 +34,28 @@ def conjugate_gradient(
     ----------
     Hestenes, Stiefel (1952), Journal of Research of the National Bureau of Standards 49(6).
     """
-    x = torch.zeros_like(b)
-    residual = b
-    z = precondition(residual)
-    p = z
-    rz = first = (residual * z).sum(dim=1)
+    x, residual = torch.zeros_like(b), b.clone()
+    p = z = precondition(residual)
+    rz = first = (residual * z).sum(dim=1, keepdim=True)
+    enough, nothing = accuracy.square()[:, None] * first, torch.zeros_like(first)
+    active = rz > enough
     steps = 0
     while steps < n_steps:
-        if steps and steps % CG_ROUND == 0 and not bool((rz > accuracy.square() * first).any()):
+        if steps and steps % CG_ROUND == 0 and not bool(active.any()):
             break
         steps += 1
-        active = rz > accuracy.square() * first
         curved = product(p)
-        curve = (p * curved).sum(dim=1)
-        active = active & (curve > 0)
-        alpha = torch.where(active, rz / curve, 0.0)
-        x = x + alpha[:, None] * p
-        residual = residual - alpha[:, None] * curved
+        curve = (p * curved).sum(dim=1, keepdim=True)
+        active &= curve > 0
+        alpha = torch.where(active, rz / curve, nothing)
+        x.addcmul_(alpha, p)
+        residual.addcmul_(alpha, curved, value=-1)
         z = precondition(residual)
-        rz_new = (residual * z).sum(dim=1)
-        p = torch.where(active[:, None], z + (rz_new / rz)[:, None] * p, p)
-        rz = torch.where(active, rz_new, rz)
-    reached = torch.where(first > 0, (rz / first).sqrt(), 0.0)
-    return x, reached, steps
+        rz, before = (residual * z).sum(dim=1, keepdim=True), rz
+        active &= rz > enough
+        p = torch.where(active, torch.addcmul(z, rz / before, p), p)
+    reached = torch.where(first > 0, (rz / first).sqrt(), nothing)
+    return x, reached[:, 0], steps
 
 
 class NewtonCG:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torch_logreg._rows import rmatmul, rmatmul_square, sandwich
-from torch_logreg._solver import Rows
+from torch_logreg._rows import rmatmul, rmatmul_deviation, sandwich
+from torch_logreg._solver import Block, Rows
 
 NULL_SPACE_FEATURES = 2048  # above it the d x d eigenproblem costs more than the fit
 
@@ -110,7 +110,10 @@ class Coordinates:
 
     def without_gauge(self, columns: Tensor) -> Tensor:
         """Without what is nothing but rounding: F is flat along the gauge."""
-        return columns if self.gauge is None else columns - (columns @ self.gauge) @ self.gauge.mT
+        if self.gauge is None:
+            return columns
+        gauge = self.gauge.to(columns.dtype)
+        return columns - (columns @ gauge) @ gauge.mT
 
     # ---- one of many optima ----
 
@@ -170,8 +173,9 @@ class Coordinates:
             flat = self.gauge @ self.gauge.mT * self.undecided[:, None, None]  # (P, d, d)
             matrix.diagonal(dim1=1, dim2=3)[:, : self.n_features, : self.n_features].add_(flat[..., None])
         if self.shift_invariant:
-            curve = matrix.diagonal(dim1=1, dim2=3).diagonal(dim1=1, dim2=2).mean(dim=1)  # (P, m)
-            matrix.diagonal(dim1=2, dim2=4).add_(curve[:, None, None] / self.n_outputs)  # (P, K, K, m)
+            curve = matrix.diagonal(dim1=1, dim2=3).diagonal(dim1=1, dim2=2).sum(dim=1)  # (P, m)
+            everywhere = matrix.diagonal(dim1=2, dim2=4)  # (P, K, K, m)
+            everywhere.add_(curve.view(len(curve), 1, 1, -1), alpha=1 / self.n_outputs**2)
 
 
 def find_null_space(coordinates: Coordinates, eps: float, gram: Callable[[], Tensor]) -> bool:
@@ -191,31 +195,35 @@ def find_null_space(coordinates: Coordinates, eps: float, gram: Callable[[], Ten
 
 
 def moments(rows: Rows, weight_sum: Tensor, fit_intercept: bool) -> Moments:
-    """Means and variances of the columns over all rows, in two passes."""
+    """Means and variances of the columns over all rows, in three passes."""
     dtype = weight_sum.dtype
 
-    def sums(center: Tensor | None) -> Tensor:
-        partials = []
-        for block in rows.blocks():
+    def mean(center: Tensor | None, square: bool) -> Tensor:
+        def of(block: Block) -> Tensor:
             weights = block.weights.mean(dim=0, keepdim=True)
-            product = (
-                rmatmul(block.X, weights) if center is None else rmatmul_square(block.X, weights, center)
-            )
-            partials.append(product[0].to(dtype))
-        return rows.total(functools.reduce(torch.add, partials)) / weight_sum.mean()
+            if center is None:
+                return rmatmul(block.X, weights)[0].to(dtype)
+            return rmatmul_deviation(block.X, weights, center, square)[0]
 
-    center = sums(None) if fit_intercept else torch.zeros(rows.n_features, dtype=dtype, device=rows.device)
-    return Moments.of(center, sums(center), torch.finfo(rows.dtype).eps)
+        return rows.total(functools.reduce(Tensor.add_, map(of, rows.blocks()))) / weight_sum.mean()
+
+    center = torch.zeros(rows.n_features, dtype=dtype, device=rows.device)
+    if fit_intercept:
+        center = mean(None, square=False)
+        # Once more: a sum over many rows rounds by more than a constant column may vary.
+        center = center + mean(center, square=False)
+    return Moments.of(center, mean(center, square=True), torch.finfo(rows.dtype).eps)
 
 
 def gram(rows: Rows, coordinates: Coordinates) -> Tensor:
     """Of the columns ``(x - center) / spread`` over all rows, (d, d), up to a factor."""
-    partials = []
-    for block in rows.blocks():
+
+    def of(block: Block) -> Tensor:
         weights = block.weights.mean(dim=0, keepdim=True)
         spread, intercept = coordinates.spread, coordinates.fit_intercept
-        partials.append(sandwich(block.X, weights, coordinates.center, spread, intercept)[0])
-    total = rows.total(functools.reduce(torch.add, partials))
+        return sandwich(block.X, weights, coordinates.center, spread, intercept)[0]
+
+    total = rows.total(functools.reduce(Tensor.add_, map(of, rows.blocks())))
     if coordinates.fit_intercept:  # what is left of the columns once their mean is exactly taken out
         total = total[:-1, :-1] - torch.outer(total[:-1, -1], total[-1, :-1]) / total[-1, -1]
     return total

@@ -16,7 +16,7 @@ from torch_logreg._solver import Batch, Rows
 
 ROWS_PER_PARAMETER = 64  # of the largest batch: it bends the metric by an eighth in the worst direction
 MIN_ROWS_PER_PARAMETER = 10  # of the smallest
-GROWTH = 8
+GROWTH = 4
 SAMPLE_NUMBERS = 2**21  # of the largest batch, at most
 SAMPLE_PART = 0.08  # of the memory of X, at most, for two classes
 SOFTMAX_ROWS = 10_000

@@ -57,7 +57,8 @@ class LBFGS(Solver):
             trusted = trial.verdict
             if near.any():
                 improvable = newton.adapt((trusted > 0) | ~near)
-            pairs.append(Pair.between(state.w, state.gradient, trial.state.w, trial.state.gradient))
+            after = trial.state
+            pairs.append(Pair.between(state.w, state.gradient, after.w, after.gradient, objective.dtype))
             finished = progress.record(state, trial, trusted, improvable, callback)
             state = trial.state
             if finished:

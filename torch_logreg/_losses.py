@@ -62,7 +62,7 @@ class BinaryCrossEntropy:
 
     @staticmethod
     def fisher_operator(fisher: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:
-        """Of ``dz`` (P, K, n), which may be overwritten: products with the weighted Fisher matrices of rows."""
+        """Of ``dz`` (P, K, n), which is overwritten: its products with each row's weighted Fisher matrix."""
         weighted = fisher * weights[:, None]
         return lambda dz: dz.mul_(weighted)
 
@@ -138,7 +138,7 @@ class SoftmaxCrossEntropy:
 
     @staticmethod
     def fisher_operator(fisher: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:
-        """Of ``dz`` (P, K, n), which may be overwritten: products with the weighted Fisher matrices of rows."""
+        """Of ``dz`` (P, K, n), which is overwritten: its products with each row's weighted Fisher matrix."""
         likeliest, weighted = _likeliest(fisher), fisher * weights[:, None]
 
         def product(dz: Tensor) -> Tensor:
@@ -172,6 +172,16 @@ class SoftmaxCrossEntropy:
 Loss: TypeAlias = BinaryCrossEntropy | SoftmaxCrossEntropy
 
 LOSSES: dict[str, Loss] = {"binary": BinaryCrossEntropy(), "softmax": SoftmaxCrossEntropy()}
+
+
+def fisher_diagonal_at(slope: Tensor) -> Tensor:
+    """`fisher_diagonal` from the gradient of the loss, (P, K, n): ``p (1 - p)`` with p of what is wrong.
+
+    The gradient is p of the classes that are not the row's, and ``p - 1`` of its own: both are known to the
+    last digit where the row is predicted well. Where it is not the result may be a rounding error of 1.
+    """
+    wrong = slope.abs()
+    return torch.addcmul(wrong, wrong, wrong, value=-1)
 
 
 def outputs_factor(loss: Loss, fisher: Tensor, of_row: Tensor, weights: Tensor) -> Tensor:

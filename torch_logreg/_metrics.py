@@ -24,6 +24,7 @@ class Cholesky:
     """
 
     exact = True  # once updated on all rows: the decrement is the Newton decrement
+    patience = np.inf  # steps that may fail to contract the gradient before it is given up
     scaled = False
     belief = 0.0  # in the decrement where steps do not contract the gradient
 
@@ -33,6 +34,8 @@ class Cholesky:
     def __init__(self, objective: Objective) -> None:
         self._least = 4 * float(torch.finfo(objective.dtype).eps)
         self._damping = np.full(objective.n_problems, self._least)
+        self._damped = False  # more than that
+        self._tiny = float(torch.finfo(objective.dtype).tiny)
 
     def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
         return not (contracting and full_step)
@@ -40,12 +43,12 @@ class Cholesky:
     def update(self, objective: Objective, w: Tensor) -> None:
         matrix = objective.curvature(w).matrix()
         diagonal = matrix.diagonal(dim1=1, dim2=2)
-        if (self._damping > self._least).any():
+        if self._damped:
             damping = torch.as_tensor(self._damping, dtype=matrix.dtype, device=matrix.device)
             diagonal.mul_(1 + damping[:, None])
         else:
             diagonal.mul_(1 + self._least)
-        diagonal.copy_(torch.where(diagonal > 0, diagonal, 1.0))  # a parameter with no effect
+        diagonal.clamp_(min=self._tiny)  # 0 for a parameter with no effect
         self.factor, info = torch.linalg.cholesky_ex(matrix)
         self.succeeded = info == 0
 
@@ -55,13 +58,32 @@ class Cholesky:
     size = solve  # see `Kronecker.size`
 
     def learn(self, before: State, trial: Trial) -> np.ndarray:
+        return self.damp(trial.verdict == np.inf)
+
+    def damp(self, failed: np.ndarray) -> np.ndarray:
         """Damp more where the factorisation failed; returns where that may still help."""
-        failed = trial.verdict == np.inf
-        if not failed.any() and (self._damping == self._least).all():
+        if not self._damped and not any(failed):
             return failed
         damping = np.where(failed, self._damping * 100, self._damping / 100)
         self._damping = np.clip(damping, self._least, MAX_DAMPING)
+        self._damped = bool((self._damping > self._least).any())
         return failed & (damping <= MAX_DAMPING)
+
+
+class NewtonCholesky:
+    """Newton directions by a factorisation each, as `NewtonCG` makes them without any."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective, self._metric = objective, Cholesky(objective)
+
+    def direction(self, state: State) -> tuple[Tensor, Tensor]:
+        """The direction (P, n_parameters), and whether the factorisation succeeded, (P,)."""
+        self._metric.update(self._objective, state.w)
+        return self._metric.solve(state.gradient).neg_(), self._metric.succeeded
+
+    def adapt(self, trust: np.ndarray) -> np.ndarray:
+        """Damp more next time where it failed; returns where that may still help."""
+        return self._metric.damp(~trust)
 
 
 class Kronecker:
@@ -71,12 +93,15 @@ class Kronecker:
     """
 
     exact = False
+    patience = 40
     scaled = True
     belief = 0.1  # it was seen to underrate the decrease still to come by up to ten
 
     def __init__(self, objective: Objective, sample: Objective, n_sampled: int) -> None:
         self._sample, self._n_sampled = sample, n_sampled
-        self._exact, self._dtype = objective.dtype, sample.dtype
+        self._exact = objective.dtype
+        self._dtype = objective.rows.dtype if sample.dtype == objective.dtype else sample.dtype
+        self._V = self._curve = torch.empty(0)
         self._shift_invariant = objective.n_outputs > 1
         self.succeeded = torch.ones(objective.n_problems, dtype=torch.bool, device=objective.rows.device)
 
@@ -87,22 +112,25 @@ class Kronecker:
         self.set(self._sample.curvature(w))
 
     def set(self, curvature: Curvature) -> None:
+        self._V = self._curve = torch.empty(0)  # makes room
         # Small differences of the penalty to the rest are all that regularises them: in float64.
         outputs, columns, decay = (factor.to(self._exact) for factor in curvature.factors())
         d = columns.shape[1]
         diagonal = columns.diagonal(dim1=1, dim2=2).clone()
         shrinkage = 0.5 * d / (d + self._n_sampled)
-        columns = columns * (1 - shrinkage)
+        columns = columns.mul_(1 - shrinkage)
         columns.diagonal(dim1=1, dim2=2).add_(shrinkage * diagonal)
         # An intercept has no penalty, nor has any column at C = inf.
         decay = torch.where(decay > 0, decay, 1e-3 * decay.mean(dim=1, keepdim=True))
         decay = torch.where(diagonal > 0, decay + ROUNDING * diagonal, 1.0)
         root = decay.rsqrt()
-        curves, vectors = torch.linalg.eigh(columns * (root[:, :, None] * root[:, None]))
-        of_outputs, self._U = torch.linalg.eigh(outputs)
-        self._V = root[:, :, None] * vectors  # (P, m, m)
-        self._curve = of_outputs.clamp(min=0)[:, :, None] * curves.clamp(min=0)[:, None] + 1  # (P, K, m)
-        self._U, self._V, self._curve = (t.to(self._dtype) for t in (self._U, self._V, self._curve))
+        curves, vectors = torch.linalg.eigh(columns.mul_(root[:, :, None]).mul_(root[:, None]))
+        of_outputs, U = torch.linalg.eigh(outputs)
+        V = vectors.mul_(root[:, :, None])  # (P, m, m)
+        curve = of_outputs.clamp(min=0)[:, :, None] * curves.clamp(min=0)[:, None] + 1  # (P, K, m)
+        centred = U - U.mean(dim=1, keepdim=True) if self._shift_invariant else U  # what it makes too
+        matrices = (U.mT, centred, V, curve)
+        self._U_in, self._U_out, self._V, self._curve = (matrix.to(self._dtype) for matrix in matrices)
 
     @property
     def freedom(self) -> Tensor:
@@ -110,12 +138,9 @@ class Kronecker:
         return (1 - 1 / self._curve).sum(dim=(1, 2))
 
     def solve(self, v: Tensor) -> Tensor:
-        by_output = v.view(len(v), self._U.shape[1], -1).to(self._U.dtype)
-        inner = (self._U.mT @ by_output @ self._V) / self._curve
-        x = self._U @ inner @ self._V.mT
-        if self._shift_invariant:
-            x = x - x.mean(dim=1, keepdim=True)
-        return x.view(v.shape).to(v.dtype)
+        x = v.view(self._curve.shape).to(self._dtype)
+        x = torch.bmm(self._U_in, torch.bmm(x, self._V)).div_(self._curve)
+        return torch.bmm(self._U_out, torch.bmm(x, self._V.mT)).view(v.shape).to(v.dtype)
 
     def size(self, v: Tensor) -> Tensor:
         """What ``v @ size(v)`` measures a gradient by: cheap, and the inverse of the metric or nearly so."""
@@ -139,11 +164,12 @@ class SampledFisher:
     Scientific Computing 17(1).
     """
 
+    patience = 5
     scaled = False
     belief = 0.1
     ACCURACY, FAR_ACCURACY = 0.1, 0.5
     STEPS, STEPS_ON_SAMPLE = 16, 64
-    MANY_STEPS = 8  # for which the preconditioner must be old
+    MANY_STEPS = 12  # for which the preconditioner must be old
 
     def __init__(self, objective: Objective, sample: Objective, n_sampled: int, exact: bool) -> None:
         self.exact, self._sample = exact, sample

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torch_logreg._conjugate import NewtonCG
-from torch_logreg._metrics import CONTRACTION, Cholesky, Kronecker, Metric, SampledFisher
+from torch_logreg._metrics import CONTRACTION, Cholesky, Kronecker, Metric, NewtonCholesky, SampledFisher
 from torch_logreg._secants import Pair, quasi_newton_direction
 from torch_logreg._solver import (
     Batch,
@@ -65,9 +65,12 @@ class NaturalSGD(Solver):
         progress = Progress(objective, self.tol)
         metric = self._metric(objective)
         if metric is None:
-            return self._by_products(objective, w, progress, callback)
-        n_rows, own = objective.rows.n_rows, metric.exact and not isinstance(metric, Cholesky)
-        lazy = self.lazy and not own and n_rows * objective.n_parameters**2 > LAZY_WORK
+            return self._newton(NewtonCG(objective, self.tol), objective, w, progress, callback)
+        own = metric.exact and not isinstance(metric, Cholesky)
+        work = objective.rows.n_rows * objective.n_parameters**2
+        lazy = self.lazy and not own and work > LAZY_WORK
+        if isinstance(metric, Cholesky) and not lazy and not objective.batches:
+            return self._newton(NewtonCholesky(objective), objective, w, progress, callback)
         return Descent(objective, metric, lazy, self.max_iter, progress, callback).run(w)
 
     def _metric(self, objective: Objective) -> Metric | None:
@@ -89,12 +92,19 @@ class NaturalSGD(Solver):
             return SampledFisher(objective, sample.rough(), n_rows, exact=False)
         return Kronecker(objective, sample, n_rows)
 
-    def _by_products(
-        self, objective: Objective, w: Tensor, progress: Progress, callback: Callback
+    def _newton(
+        self,
+        newton: NewtonCG | NewtonCholesky,
+        objective: Objective,
+        w: Tensor,
+        progress: Progress,
+        callback: Callback,
     ) -> Solution:
-        newton, state = NewtonCG(objective, self.tol), start(objective, w)
+        state = start(objective, w)
         while progress.updates < self.max_iter:
             direction, accurate = newton.direction(state)
+            if not progress.updates:
+                direction = objective.stretch(state.w, direction)
             trial = backtrack(objective, state, progress.freeze(direction), accurate)
             trust = trial.verdict
             finished = progress.record(state, trial, trust, newton.adapt(trust > 0), callback)
@@ -123,8 +133,12 @@ class Descent:
         progress, metric = self._progress, self._metric
         state, contracting = self._on_batches(w) if self._objective.batches else (self._start(w), False)
         pairs: deque[Pair] = deque(maxlen=MEMORY)
-        first, full_step = progress.updates, True
+        first, full_step, n_failures = progress.updates, True, 0
         while progress.updates < self._max_iter and not progress.done.all():
+            if n_failures > metric.patience:
+                metric = self._metric = self._exact()
+                self._lazy = False
+                pairs.clear()
             fresh = metric.due(progress.updates - first, contracting, full_step)
             if fresh:
                 metric.update(self._objective, state.w)
@@ -138,12 +152,21 @@ class Descent:
             trust = np.where(contracted | (exact & (trial.verdict < np.inf)), 1.0, metric.belief)
             improvable = metric.learn(state, trial) if fresh else np.full(trust.shape, True)
             progress.record(state, trial, trust, improvable, self._callback)
+            n_failures += self._lazy and not bool((contracted | progress.done).all())
             contracting = self._lazy and bool((contracted | progress.done).all())
             full_step = bool(((trial.step == 1) | progress.done).all())
             if self._lazy:
-                pairs.append(Pair.between(state.w, state.gradient, trial.state.w, trial.state.gradient))
+                after = trial.state
+                pairs.append(
+                    Pair.between(state.w, state.gradient, after.w, after.gradient, self._objective.rows.dtype)
+                )
             state = trial.state
         return progress.solution(state)
+
+    def _exact(self) -> Metric:
+        """The Fisher matrix of all rows, where a sample has shown to say too little of them."""
+        objective = self._objective
+        return SampledFisher(objective, objective.rough(), objective.rows.n_rows, exact=True)
 
     def _start(self, w: Tensor) -> State:
         return start(self._objective, w)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_logreg._coordinates import Coordinates, find_null_space, gram, moments
 from torch_logreg._losses import Loss, outputs_factor
 from torch_logreg._penalty import L2Penalty
-from torch_logreg._rows import matmul, rmatmul, rmatmul_square, sandwich, sandwich_outer
+from torch_logreg._rows import matmul, rmatmul, rmatmul_deviation, sandwich, sandwich_outer
 from torch_logreg._solver import Batch, Block, Curvature, Factors, Objective, Rows
 
 CACHE_NUMBERS = 2**24  # numbers of Fisher information kept between the products of one CG solve
@@ -94,13 +94,15 @@ class LinearObjective(Objective):
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         coef, intercept = self.coordinates.to_raw(w)
-        values, products = [], []
-        for block in self.rows.blocks():
+
+        def of_block(block: Block) -> tuple[Tensor, Tensor]:
             loss, slope = self.loss.value_and_gradient(self.linear(block, coef, intercept), block.target)
-            values.append((block.weights * loss).sum(dim=1, dtype=self.dtype))
-            products.append(self.rmatmul(block, block.weights[:, None] * slope))
-        value = self.rows.total(_sum(values)) / self.weight_sum + self.penalty.value(coef)
-        return value, self.pull_back(_sum(products)) + self._penalty_gradient(coef)
+            value = (block.weights * loss).sum(dim=1, dtype=self.dtype)
+            return value, self.rmatmul(block, slope.mul_(block.weights[:, None]))
+
+        values, products = _sums(of_block(block) for block in self.rows.blocks())
+        value = self.rows.total(values) / self.weight_sum + self.penalty.value(coef)
+        return value, self.pull_back(products) + self._penalty_gradient(coef)
 
     def _penalty_gradient(self, coef: Tensor) -> Tensor:
         gradient = self.penalty.gradient(coef) * self.coordinates.inverse_scale
@@ -108,11 +110,13 @@ class LinearObjective(Objective):
 
     def value(self, w: Tensor) -> Tensor:
         coef, intercept = self.coordinates.to_raw(w)
-        values = []
-        for block in self.rows.blocks():
+
+        def of_block(block: Block) -> Tensor:
             loss, _ = self.loss.value_and_gradient(self.linear(block, coef, intercept), block.target)
-            values.append((block.weights * loss).sum(dim=1, dtype=self.dtype))
-        return self.rows.total(_sum(values)) / self.weight_sum + self.penalty.value(coef)
+            return (block.weights * loss).sum(dim=1, dtype=self.dtype)
+
+        total = self.rows.total(_sum(of_block(block) for block in self.rows.blocks()))
+        return total / self.weight_sum + self.penalty.value(coef)
 
     def batch_value_and_gradient(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
         coef, intercept = self.coordinates.to_raw(w)
@@ -167,14 +171,14 @@ class LinearFisher:
         numbers = objective.rows.n_rows * objective.n_problems * objective.n_outputs
         self._keep, self._kept = numbers <= CACHE_NUMBERS, dict[int, Tensor]()
 
-    def _blocks(self) -> Iterator[tuple[Block, Tensor]]:
+    def _blocks(self, keep: bool = True) -> Iterator[tuple[Block, Tensor]]:
         """Each block with its rows' Fisher information (P, K, n), kept for the next pass if that is small."""
         objective = self.objective
         for index, block in enumerate(objective.rows.blocks()):
             fisher = self._kept.get(index)
             if fisher is None:
                 fisher = objective.loss.fisher(objective.linear(block, self.coef, self.intercept))
-                if self._keep:
+                if self._keep and keep:
                     self._kept[index] = fisher
             yield block, fisher
 
@@ -202,9 +206,9 @@ class LinearFisher:
 
         def squares(block: Block, fisher: Tensor) -> Tensor:
             r = block.weights[:, None] * objective.loss.fisher_diagonal(fisher)
-            products = rmatmul_square(block.X, r.flatten(0, 1), objective.coordinates.center).view(
-                *r.shape[:2], -1
-            )
+            products = rmatmul_deviation(
+                block.X, r.flatten(0, 1), objective.coordinates.center, square=True
+            ).view(*r.shape[:2], -1)
             return torch.cat([products, r.sum(dim=2, keepdim=True, dtype=objective.dtype)], dim=2)
 
         total = objective.rows.total(_sum(squares(block, fisher) for block, fisher in self._blocks()))
@@ -257,16 +261,24 @@ class LinearFisher:
             total = information.sum(dim=1, dtype=objective.dtype)
             return outputs, sandwich(block.X, information, center, spread, intercept), total
 
-        parts = zip(*(of_block(block, fisher) for block, fisher in self._blocks()), strict=True)
-        outputs, columns, total = (objective.rows.total(_sum(part)) for part in parts)
+        sums = _sums(of_block(block, fisher) for block, fisher in self._blocks(keep=False))
+        outputs, columns, total = (objective.rows.total(part) for part in sums)
         unit = torch.ones(
             (objective.n_problems, columns.shape[-1]), dtype=columns.dtype, device=columns.device
         )
         unit[:, : objective.rows.n_features] = spread * coordinates.inverse_scale[:, 0]
-        columns = columns * (unit[:, :, None] * unit[:, None]) / total[:, None, None]
+        columns.mul_(unit[:, :, None]).mul_(unit[:, None]).div_(total[:, None, None])
         decay = self._penalty().view(objective.n_problems, objective.n_outputs, -1)[:, 0]
         return Factors(outputs / objective.weight_sum[:, None, None], columns, decay)
 
 
 def _sum(partials: Iterable[Tensor]) -> Tensor:
-    return functools.reduce(torch.add, partials)
+    return functools.reduce(Tensor.add_, partials)
+
+
+def _sums(partials: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Sums of several things at once, in place: no more than two partials are ever held."""
+    total: tuple[Tensor, ...] = ()
+    for partial in partials:
+        total = tuple(a.add_(b) for a, b in zip(total, partial, strict=True)) if total else partial
+    return total

@@ -52,14 +52,15 @@ def linear_problem(
     fit_intercept: bool,
     earlier: Coefficients | None,
     method: Method,
-    seed: int,
+    seed: Callable[[], int],
     check: Callable[[], None] | None,
 ) -> Problem:
     """The linear model, in the coordinates of scaled columns, or of the plain ones and in their dtype.
 
     Scaled, coefficients are kept in float64 where the device has it: what they cost is nothing, and a
-    Newton step in float32 loses half of its digits to the condition of the Fisher matrix. `check` raises
-    ValueError if X holds NaN or infinity; None where that is known.
+    Newton step in float32 loses half of its digits to the condition of the Fisher matrix. `seed` is
+    asked for where rows are sampled. `check` raises ValueError if X holds NaN or infinity; None where that
+    is known.
     """
     loss = LOSSES["binary" if len(data.classes) == 2 else "softmax"]
     n_outputs = loss.n_outputs(len(data.classes))
@@ -100,7 +101,13 @@ def linear_problem(
 
 
 def _linear_objective(
-    rows: ArrayRows, loss: Loss, C: Tensor, n_outputs: int, fit_intercept: bool, method: Method, seed: int
+    rows: ArrayRows,
+    loss: Loss,
+    C: Tensor,
+    n_outputs: int,
+    fit_intercept: bool,
+    method: Method,
+    seed: Callable[[], int],
 ) -> LinearObjective | DesignObjective:
     shape = (n_outputs, fit_intercept)
     if method == "sgd":
@@ -114,7 +121,7 @@ def _linear_objective(
         return small_design(rows, C, loss, *shape)
     n_drawn = batch_rows(rows, n_outputs, m) if method == "growing" else 0
     if n_drawn:
-        return LinearObjective(rows, loss, C, *shape, *make_batches(rows, C, loss, *shape, n_drawn, seed))
+        return LinearObjective(rows, loss, C, *shape, *make_batches(rows, C, loss, *shape, n_drawn, seed()))
     return LinearObjective(rows, loss, C, *shape)
 
 

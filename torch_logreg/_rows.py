@@ -19,7 +19,7 @@ from torch_logreg._solver import Block, Matrix, Rows, Sample, Sparse
 
 BLOCK_NUMBERS = 2**20  # numbers in the (Q, n_rows) arrays of one block
 # Of dense rows on the CPU: a block's rows are still in the cache when the second product reads them.
-CACHE_NUMBERS, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 2**17, 2**12, 2**15
+CACHE_NUMBERS, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 2**17, 2**10, 2**15
 SUB_ROWS, FEW_OUTPUTS = 2**10, 4  # see `_whole_parts`
 CHUNK_NUMBERS = 2**21  # numbers in the scratch arrays of `sandwich`
 
@@ -59,8 +59,8 @@ def _whole_parts(X: Tensor, n_outputs: int) -> int:
     return X.shape[0] - X.shape[0] % SUB_ROWS
 
 
-def rmatmul_square(X: Matrix, residual: Tensor, center: Tensor) -> Tensor:
-    """``residual @ (X - center) ** 2``: (Q, n_rows) -> (Q, n_features).
+def rmatmul_deviation(X: Matrix, residual: Tensor, center: Tensor, square: bool) -> Tensor:
+    """``residual @ (X - center)``, or of the squares of these: (Q, n_rows) -> (Q, n_features).
 
     In the dtype of `center`: the squares of float32 numbers overflow from 2e19 on.
     """
@@ -70,15 +70,16 @@ def rmatmul_square(X: Matrix, residual: Tensor, center: Tensor) -> Tensor:
         # as a difference: c² is larger than its variance by as much as the difference is wrong.
         counts = X.transpose.crow_indices().diff()
         deviation = X.transpose.values().to(center.dtype) - center.repeat_interleave(counts)
-        stored = _csr_like(X.transpose, deviation.square()) @ residual.T
+        values, elsewhere = (deviation.square(), center.square()) if square else (deviation, -center)
+        stored = _csr_like(X.transpose, values) @ residual.T
         weight = _csr_like(X.transpose, torch.ones_like(deviation)) @ residual.T
         absent = torch.where(counts == X.shape[0], 0.0, residual.sum(dim=1, keepdim=True) - weight.T)
-        return stored.T + absent * center.square()
+        return stored.T + absent * elsewhere
     step = max(1, CHUNK_NUMBERS // X.shape[1])
     result = torch.zeros((len(residual), X.shape[1]), dtype=center.dtype, device=center.device)
     for start in range(0, len(X), step):
         deviation = X[start : start + step].to(center.dtype) - center
-        result += residual[:, start : start + step] @ deviation.square_()
+        result += residual[:, start : start + step] @ (deviation.square_() if square else deviation)
     return result
 
 
@@ -95,7 +96,7 @@ def sandwich(X: Matrix, weights: Tensor, center: Tensor, spread: Tensor, interce
     result = torch.zeros((Q * m, m), dtype=center.dtype, device=center.device)
     for rows, A in _standardised_chunks(X, center, spread, intercept, CHUNK_NUMBERS // (Q * m)):
         weighted = weights[:, rows].T.to(center.dtype).contiguous()[:, :, None] * A[:, None]  # (rows, Q, m)
-        result += weighted.view(-1, Q * m).T @ A
+        result.addmm_(weighted.view(-1, Q * m).T, A)
     return result.view(Q, m, m)
 
 
@@ -111,7 +112,7 @@ def sandwich_outer(X: Matrix, factors: Tensor, center: Tensor, spread: Tensor, i
             factors[:, :, rows].mT.to(center.dtype).contiguous()[..., None] * A[:, None]
         )  # (P, rows, K, m)
         product = product.view(P, -1, K * m)
-        result += product.mT @ product
+        result.baddbmm_(product.mT, product)
     return result
 
 
@@ -119,11 +120,11 @@ def _standardised_chunks(
     X: Matrix, center: Tensor, spread: Tensor, intercept: bool, n_rows: int
 ) -> Iterator[tuple[slice, Tensor]]:
     """Dense ``(X - center) / spread``, with ones for the intercept, `n_rows` rows at a time."""
-    n_rows = max(1, n_rows)
+    n_rows, d = max(1, n_rows), X.shape[1]
     for start in range(0, X.shape[0], n_rows):
-        A = (dense_rows(X, start, start + n_rows).to(center.dtype) - center) / spread
-        if intercept:
-            A = torch.cat([A, torch.ones_like(A[:, :1])], dim=1)
+        part = dense_rows(X, start, start + n_rows)
+        A = torch.ones((len(part), d + intercept), dtype=center.dtype, device=center.device)
+        A[:, :d].copy_(part).sub_(center).div_(spread)
         yield slice(start, start + n_rows), A
 
 
@@ -296,7 +297,7 @@ class ArrayRows(Rows):
 class SampledRows(Rows):
     """A sample of other rows, gathered anew for each pass, a few at a time: it takes no memory."""
 
-    STEP = 2**10
+    STEP = 2**8
 
     def __init__(self, rows: Rows, sample: Sample, size: int) -> None:
         self._rows, self._sample, self._size = rows, sample, size

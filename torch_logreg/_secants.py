@@ -18,10 +18,13 @@ class Pair:
     rho: Tensor  # (P, 1)
 
     @classmethod
-    def between(cls, w: Tensor, gradient: Tensor, w_new: Tensor, gradient_new: Tensor) -> Pair:
-        s, y = w_new - w, gradient_new - gradient
-        sy = (s * y).sum(dim=1, keepdim=True)
-        enough = sy > torch.finfo(sy.dtype).eps * y.square().sum(dim=1, keepdim=True)
+    def between(
+        cls, w: Tensor, gradient: Tensor, w_new: Tensor, gradient_new: Tensor, dtype: torch.dtype
+    ) -> Pair:
+        """The pair in `dtype`: that of the rows is all the accuracy that gradients have."""
+        s, y = (w_new - w).to(dtype), (gradient_new - gradient).to(dtype)
+        sy = torch.linalg.vecdot(s, y)[:, None].to(w.dtype)
+        enough = sy > torch.finfo(sy.dtype).eps * torch.linalg.vecdot(y, y)[:, None]
         return cls(s, y, torch.where(enough, 1 / sy, 0.0))
 
 
@@ -38,17 +41,16 @@ def quasi_newton_direction(
     """
     q, alphas = -gradient, []
     for pair in reversed(pairs):
-        alpha = pair.rho * torch.linalg.vecdot(pair.s, q)[:, None]
+        alpha = pair.rho * torch.linalg.vecdot(pair.s.to(q.dtype), q)[:, None]
         q = q - alpha * pair.y
         alphas.append(alpha)
     if pairs and (scaled or solve is None):
-        last = pairs[-1]
-        curved = last.y if solve is None else solve(last.y)
-        curvature = last.rho * torch.linalg.vecdot(last.y, curved)[:, None]
+        y = pairs[-1].y.to(q.dtype)
+        curvature = pairs[-1].rho * torch.linalg.vecdot(y, y if solve is None else solve(y))[:, None]
         q = torch.where(curvature > 0, q / curvature, q)
     if solve is not None:
         q = solve(q)
     for pair, alpha in zip(pairs, reversed(alphas), strict=True):
-        beta = pair.rho * torch.linalg.vecdot(pair.y, q)[:, None]
+        beta = pair.rho * torch.linalg.vecdot(pair.y.to(q.dtype), q)[:, None]
         q = q + (alpha - beta) * pair.s
     return q
