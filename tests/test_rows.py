@@ -557,3 +557,12 @@ def test_the_products_leave_X_as_it_is(kind, dtype):
     sandwich(matrix, torch.from_numpy(residual), center, torch.ones_like(center), True)
     after = matrix.csr.to_dense() if isinstance(matrix, Sparse) else matrix
     np.testing.assert_array_equal(after.numpy(), before)
+
+
+@pytest.mark.parametrize("n_outputs", [1, 3])
+def test_products_in_parts_take_coefficients_of_any_strides(n_outputs):
+    rng = np.random.default_rng(0)
+    X, wide = rng.normal(size=(2**13 + 5, 7)), rng.normal(size=(2 * n_outputs, 7))
+    strided = np.lib.stride_tricks.as_strided(wide, (n_outputs, 7), (0 if n_outputs == 1 else 112, 8))
+    product = matmul(torch.from_numpy(X), torch.from_numpy(strided.copy() if n_outputs > 1 else strided))
+    np.testing.assert_allclose(product.numpy(), strided @ X.T, rtol=0, atol=1e-13)

@@ -19,7 +19,7 @@ from torch_logreg._solver import Block, Matrix, Rows, Sample, Sparse
 
 BLOCK_NUMBERS = 2**20  # numbers in the (Q, n_rows) arrays of one block
 # Of dense rows on the CPU: a block's rows are still in the cache when the second product reads them.
-CACHE_NUMBERS, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 2**17, 2**10, 2**15
+CACHE_NUMBERS, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 2**17, 2**10, 2**14
 SUB_ROWS, FEW_OUTPUTS = 2**10, 4  # see `_whole_parts`
 CHUNK_NUMBERS = 2**21  # numbers in the scratch arrays of `sandwich`
 
@@ -32,7 +32,9 @@ def matmul(X: Matrix, coef: Tensor) -> Tensor:
     if not whole:
         return coef @ X.T
     parts = X[:whole].unflatten(0, (-1, SUB_ROWS))
-    product = torch.bmm(parts, coef.T.expand(len(parts), -1, -1)).view(whole, -1).T.contiguous()
+    # The one row of an array from elsewhere may have any stride, for which products are slow.
+    columns = coef.contiguous().as_strided((X.shape[1], len(coef)), (1, X.shape[1]))
+    product = torch.bmm(parts, columns.expand(len(parts), -1, -1)).view(whole, -1).T.contiguous()
     return product if whole == len(X) else torch.cat([product, coef @ X[whole:].T], dim=1)
 
 
@@ -41,10 +43,10 @@ def rmatmul(X: Matrix, residual: Tensor) -> Tensor:
     if isinstance(X, Sparse):
         return (X.transpose @ residual.T).T.contiguous()
     whole = _whole_parts(X, len(residual))
-    if not whole or len(residual) > 1:
+    if not whole:
         return residual @ X
     parts = X[:whole].unflatten(0, (-1, SUB_ROWS))
-    product = torch.bmm(residual[:, :whole].view(-1, 1, SUB_ROWS), parts).sum(dim=0)
+    product = torch.bmm(residual[:, :whole].unflatten(1, (-1, SUB_ROWS)).transpose(0, 1), parts).sum(dim=0)
     return product if whole == len(X) else product + residual[:, whole:] @ X[whole:]
 
 
