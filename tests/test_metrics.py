@@ -142,19 +142,6 @@ def test_kronecker_of_a_constant_column_leaves_the_others_as_they_are(loss, C):
 
 
 @losses
-def test_freedom_is_the_trace_of_what_the_penalty_leaves(loss):
-    objective = _objective(loss, [1e-2, 1.0, 1e6])
-    w = 0.5 * _random(objective)
-    metric = Kronecker(objective, objective, MANY)
-    metric.update(objective, w)
-    product, decay = _dense(objective, w)
-    expected = torch.linalg.solve(product + decay, product).diagonal(dim1=1, dim2=2).sum(dim=1)
-    torch.testing.assert_close(metric.freedom, expected, rtol=1e-9, atol=0)
-    n_free = 5 * max(objective.n_outputs - 1, 1)  # all of them where the penalty is weak
-    assert n_free - 0.1 < float(metric.freedom[2]) <= n_free + 1e-9
-
-
-@losses
 @pytest.mark.parametrize(("n_sampled", "kept"), [(5, 0.75), (45, 0.95), (MANY, 1.0)])
 def test_few_rows_shrink_the_factor_of_the_columns_to_its_diagonal(loss, n_sampled, kept):
     objective = _objective(loss, [1.0])

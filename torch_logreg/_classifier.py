@@ -386,7 +386,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     def _without_autograd(self, data: TrainingData) -> AbstractContextManager[Any]:
         """Inference mode where it works and nothing needs a gradient by autograd.
 
-        Without gradients alone, its bookkeeping would still be a quarter of the time of a small fit.
+        `no_grad` alone leaves bookkeeping that a small fit has to wait for.
         """
         closed_form = self._solver_name() != "sgd" and not self._is_module()
         works = closed_form and resolve_device(self.device, data.X).type in ("cpu", "cuda")

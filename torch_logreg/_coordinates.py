@@ -59,10 +59,9 @@ class Coordinates:
     ) -> None:
         self.n_problems, self.n_features, self.n_outputs = len(strength), n_features, n_outputs
         self.strength, self.fit_intercept, self.shift_invariant = strength, fit_intercept, shift_invariant
-        self.null: Tensor | None = (
-            None  # (d, r): raw directions in which X does not vary though its columns do
-        )
-        self.gauge: Tensor | None = None  # (P, d, r): the same, orthonormal in w
+        # Directions in which X does not vary though its columns do: raw (d, r), orthonormal in w (P, d, r).
+        self.null: Tensor | None = None
+        self.gauge: Tensor | None = None
         self.undecided = torch.zeros_like(strength, dtype=torch.bool)  # no penalty chooses among optima there
         self.plain = moments is None
         if moments is None:

@@ -261,7 +261,7 @@ def design(
     Deviations below `eps` times the mean are rounding errors.
     """
     (n, d), dtype = block.X.shape, strength.dtype
-    # By columns: products then read along rows, which saves a quarter of each and more than the copy costs.
+    # By columns: products then read along rows, which saves more than the copy costs.
     columns = torch.empty((d + fit_intercept, n), dtype=dtype, device=strength.device)
     features = columns[:d].copy_(dense_rows(block.X, 0, n).T)
     if fit_intercept:

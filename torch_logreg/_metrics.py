@@ -64,10 +64,11 @@ class Cholesky:
         """Damp more where the factorisation failed; returns where that may still help."""
         if not self._damped and not any(failed):
             return failed
+        improvable = failed & (self._damping < MAX_DAMPING)
         damping = np.where(failed, self._damping * 100, self._damping / 100)
         self._damping = np.clip(damping, self._least, MAX_DAMPING)
         self._damped = bool((self._damping > self._least).any())
-        return failed & (damping <= MAX_DAMPING)
+        return improvable
 
 
 class NewtonCholesky:
@@ -132,11 +133,6 @@ class Kronecker:
         matrices = (U.mT, centred, V, curve)
         self._U_in, self._U_out, self._V, self._curve = (matrix.to(self._dtype) for matrix in matrices)
 
-    @property
-    def freedom(self) -> Tensor:
-        """Effective number of parameters, (P,)."""
-        return (1 - 1 / self._curve).sum(dim=(1, 2))
-
     def solve(self, v: Tensor) -> Tensor:
         x = v.view(self._curve.shape).to(self._dtype)
         x = torch.bmm(self._U_in, torch.bmm(x, self._V)).div_(self._curve)
@@ -147,7 +143,7 @@ class Kronecker:
         return self.solve(v)
 
     def learn(self, before: State, trial: Trial) -> np.ndarray:
-        return trial.step > 0
+        return np.full(trial.step.shape, False)
 
 
 class SampledFisher:

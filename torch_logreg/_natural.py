@@ -133,7 +133,7 @@ class Descent:
         progress, metric = self._progress, self._metric
         state, contracting = self._on_batches(w) if self._objective.batches else (self._start(w), False)
         pairs: deque[Pair] = deque(maxlen=MEMORY)
-        first, full_step, n_failures = progress.updates, True, 0
+        first, full_step, n_failures = progress.updates, True, 0.0
         while progress.updates < self._max_iter and not progress.done.all():
             if n_failures > metric.patience:
                 metric = self._metric = self._exact()
@@ -151,6 +151,9 @@ class Descent:
             exact = fresh and metric.exact
             trust = np.where(contracted | (exact & (trial.verdict < np.inf)), 1.0, metric.belief)
             improvable = metric.learn(state, trial) if fresh else np.full(trust.shape, True)
+            if not metric.exact and bool(((trial.step == 0) & ~progress.done).any()):
+                # That is no proof that nothing can be gained: all rows have the last word.
+                improvable, n_failures = np.full(trust.shape, True), metric.patience + 1
             progress.record(state, trial, trust, improvable, self._callback)
             n_failures += self._lazy and not bool((contracted | progress.done).all())
             contracting = self._lazy and bool((contracted | progress.done).all())
