@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import oracle
 import pytest
 import torch
+from counted import CountedRows, Data
 from torch import Tensor
 
 from torch_logreg import _growing
@@ -22,23 +23,6 @@ from torch_logreg._solver import Batch
 losses = pytest.mark.parametrize("loss", LOSSES)
 intercepts = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-
-
-class PassCountingRows(ArrayRows):
-    """Counts the passes over all rows, which samples are not."""
-
-    passes = 0
-
-    def blocks(self):
-        self.passes += 1
-        yield from super().blocks()
-
-
-class Data(NamedTuple):
-    X: np.ndarray
-    codes: np.ndarray
-    weight: np.ndarray
-    n_classes: int
 
 
 def _data(loss: str, n: int = 4000, d: int = 5) -> Data:
@@ -57,10 +41,10 @@ def _make(
     fit_intercept: bool = True,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
-) -> tuple[PassCountingRows, Coordinates, list[Batch]]:
+) -> tuple[CountedRows, Coordinates, list[Batch]]:
     rule = LOSSES[loss]
     K = rule.n_outputs(data.n_classes)
-    rows = PassCountingRows(
+    rows = CountedRows(
         torch.from_numpy(data.X).to(dtype),
         rule.encode(torch.from_numpy(data.codes), dtype),
         torch.from_numpy(data.weight)[None].to(dtype),

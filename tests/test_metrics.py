@@ -283,6 +283,18 @@ def test_a_matrix_that_no_damping_saves_is_given_up():
     assert may_help[0] and not may_help[-1]
 
 
+def test_the_largest_damping_is_tried_before_a_matrix_is_given_up():
+    # Regular from a damping of 0.95 on, and the one before the largest is below 0.1.
+    late = _given([[[1.0, 1.95], [1.95, 1.0]]])
+    metric = Cholesky(late)
+    for _ in range(12):
+        metric.update(late, None)
+        if metric.succeeded.all():
+            break
+        assert metric.learn(*_verdict(np.inf)).all()
+    assert metric.succeeded.all()
+
+
 def test_a_parameter_with_no_effect_is_no_reason_to_fail():
     metric = Cholesky(_given([[[2.0, 0.0], [0.0, 0.0]]]))
     metric.update(_given([[[2.0, 0.0], [0.0, 0.0]]]), None)

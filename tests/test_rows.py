@@ -335,10 +335,7 @@ def test_weighted_sums_over_a_sample_are_unbiased():
     for seed in range(1500):
         _, sample = _sampled(500, 50, weight, codes, seed)
         everything = slice(0, len(sample.key))
-        own = sample.gather(everything).weights
-        sums.append(
-            float(sample.weights(own, everything, 50)[0] @ torch.from_numpy(values[_numbers(sample)]))
-        )
+        sums.append(float(sample.weights(everything, 50)[0] @ torch.from_numpy(values[_numbers(sample)])))
     error = np.std(sums) / np.sqrt(len(sums))
     assert abs(np.mean(sums) - weight @ values) <= 4 * error
     assert error < 0.01 * weight @ values  # or the line above would say nothing
@@ -353,10 +350,7 @@ def test_the_first_few_of_a_sample_are_a_smaller_sample():
         assert bool((sample.key.diff() >= 0).all())
         few = slice(0, 40)
         size = sample.key[40]
-        own = sample.gather(few).weights
-        sums.append(
-            float(sample.weights(own, few, size)[0] @ torch.from_numpy(values[_numbers(sample)[:40]]))
-        )
+        sums.append(float(sample.weights(few, size)[0] @ torch.from_numpy(values[_numbers(sample)[:40]])))
         sizes.append(float(size))
     error = np.std(sums) / np.sqrt(len(sums))
     assert abs(np.mean(sums) - weight @ values) <= 4 * error
@@ -391,9 +385,8 @@ def test_rows_without_weight_are_never_drawn_and_rows_of_great_weight_always():
         assert not weight[drawn].min() == 0
         assert {7, 501} <= set(drawn.tolist())
         everything = slice(0, len(drawn))
-        own = sample.gather(everything).weights
         certain = np.isin(drawn, [7, 501])
-        np.testing.assert_array_equal(sample.weights(own, everything, 50)[0, certain], [1e4, 1e4])
+        np.testing.assert_array_equal(sample.weights(everything, 50)[0, certain], [1e4, 1e4])
 
 
 def test_a_sample_is_in_random_order():
@@ -409,7 +402,7 @@ def test_a_sample_of_all_rows_is_all_rows_as_they_are():
     rows, sample = _sampled(100, 10_000, weight)
     block = sample.gather(slice(0, 100))
     assert sorted(block.target.tolist()) == list(range(100))
-    assert torch.equal(sample.weights(block.weights, slice(0, 100), 10_000), block.weights)
+    assert torch.equal(sample.weights(slice(0, 100), 10_000), block.weights)
 
 
 @pytest.mark.parametrize("kind", ["dense", "dense F", "CSR"])
@@ -452,7 +445,7 @@ def test_sampled_rows_are_the_sample_a_few_at_a_time(kind, step, monkeypatch):
     n = len(sample.key)
     everything = slice(0, n)
     expected = sample.gather(everything)
-    weights = sample.weights(expected.weights, everything, 60)
+    weights = sample.weights(everything, 60)
     few = SampledRows(rows, sample, 60)
     assert (few.n_rows, few.n_features, few.dtype, few.device) == (n, 3, rows.dtype, rows.device)
     blocks = list(few.blocks())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import oracle
 import pytest
 import scipy.sparse
 import torch
+from counted import CountedRows, Data
 from torch import Tensor
 
 from torch_logreg._classifier import SOLVERS
@@ -27,23 +27,6 @@ EXACT = [name for name in SOLVERS if name != "sgd"]  # stock SGD claims no optim
 solvers = pytest.mark.parametrize("solver", EXACT)
 losses = pytest.mark.parametrize("loss", LOSSES)
 kinds = pytest.mark.parametrize("kind", KINDS)
-
-
-class CountedRows(ArrayRows):
-    """Counts the passes over all rows."""
-
-    passes = 0
-
-    def blocks(self):
-        self.passes += 1
-        yield from super().blocks()
-
-
-class Data(NamedTuple):
-    X: np.ndarray
-    codes: np.ndarray
-    weight: np.ndarray
-    n_classes: int
 
 
 def _n_classes(loss: str) -> int:

@@ -50,8 +50,7 @@ class Sampling:
         """Nested batches, the smallest first, each to be solved."""
         everything = slice(0, len(self._sample.key))
         block = self._sample.gather(everything)
-        own = block.weights
-        block = block._replace(weights=self._sample.weights(own, everything, self._n_drawn))
+        block = block._replace(weights=self._sample.weights(everything, self._n_drawn))
         arguments = (self._rows, block, self._strength, self._loss, *self._shape, self._eps)
         whole = design(*arguments)
         coordinates = self._where_constant(whole.coordinates)
@@ -64,7 +63,7 @@ class Sampling:
         whole.support_rare_columns(RARE)
         batches, n = [_batch(whole)], whole.n_rows // GROWTH
         while self._shape[0] == 1 and n >= MIN_ROWS_PER_PARAMETER * whole.n_parameters:
-            weights = self._sample.weights(own[:, :n], slice(0, n), self._sample.key[n])
+            weights = self._sample.weights(slice(0, n), self._sample.key[n])
             batches.append(_batch(whole.first(n, weights)))
             n //= GROWTH
         return coordinates, batches[::-1]
@@ -72,11 +71,11 @@ class Sampling:
     def metric_only(self) -> tuple[Coordinates, list[Batch]]:
         """One batch, read from X at each use, for the metric: too small to be solved."""
         sampled = SampledRows(self._rows, self._sample, self._n_drawn)
-        found = moments(sampled, sampled.weight_sum(self._strength.dtype), self._shape[1])
-        coordinates = self._where_constant(self._coordinates(found))
+        weight_sum = sampled.weight_sum(self._strength.dtype)
+        coordinates = self._where_constant(self._coordinates(moments(sampled, weight_sum, self._shape[1])))
         if find_null_space(coordinates, self._eps, lambda: gram(sampled, coordinates)):
             find_null_space(coordinates, self._eps, lambda: gram(self._rows, coordinates))
-        C = 1 / (self._strength * sampled.weight_sum(self._strength.dtype))
+        C = 1 / (self._strength * weight_sum)
         objective = LinearObjective(sampled, self._loss, C, *self._shape, coordinates)
         return coordinates, [Batch(objective, math.inf, sampled.n_rows)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -170,17 +170,20 @@ class LinearFisher:
         self.coef, self.intercept = objective.coordinates.to_raw(w)
         numbers = objective.rows.n_rows * objective.n_problems * objective.n_outputs
         self._keep, self._kept = numbers <= CACHE_NUMBERS, dict[int, Tensor]()
+        self._operators: dict[int, Callable[[Tensor], Tensor]] = {}
+
+    def _fisher(self, index: int, block: Block, keep: bool = True) -> Tensor:
+        """The Fisher information of a block's rows (P, K, n), kept for the next pass if that is small."""
+        fisher = self._kept.get(index)
+        if fisher is None:
+            fisher = self.objective.loss.fisher(self.objective.linear(block, self.coef, self.intercept))
+            if self._keep and keep:
+                self._kept[index] = fisher
+        return fisher
 
     def _blocks(self, keep: bool = True) -> Iterator[tuple[Block, Tensor]]:
-        """Each block with its rows' Fisher information (P, K, n), kept for the next pass if that is small."""
-        objective = self.objective
-        for index, block in enumerate(objective.rows.blocks()):
-            fisher = self._kept.get(index)
-            if fisher is None:
-                fisher = objective.loss.fisher(objective.linear(block, self.coef, self.intercept))
-                if self._keep and keep:
-                    self._kept[index] = fisher
-            yield block, fisher
+        for index, block in enumerate(self.objective.rows.blocks()):
+            yield block, self._fisher(index, block, keep)
 
     def _penalty(self) -> Tensor:
         objective = self.objective
@@ -191,15 +194,19 @@ class LinearFisher:
         objective = self.objective
         coef, intercept = objective.coordinates.to_raw(v)
         total = _sum(
-            objective.rmatmul(
-                block,
-                objective.loss.fisher_operator(fisher, block.weights)(
-                    objective.linear(block, coef, intercept)
-                ),
-            )
-            for block, fisher in self._blocks()
+            objective.rmatmul(block, self._of_rows(index, block)(objective.linear(block, coef, intercept)))
+            for index, block in enumerate(objective.rows.blocks())
         )
         return objective.pull_back(total) + self._penalty() * v
+
+    def _of_rows(self, index: int, block: Block) -> Callable[[Tensor], Tensor]:
+        """Products with the Fisher matrices of a block's rows, kept likewise."""
+        operator = self._operators.get(index)
+        if operator is None:
+            operator = self.objective.loss.fisher_operator(self._fisher(index, block), block.weights)
+            if self._keep:
+                self._operators[index] = operator
+        return operator
 
     def diagonal(self) -> Tensor:
         objective = self.objective

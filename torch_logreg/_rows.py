@@ -263,7 +263,7 @@ class ArrayRows(Rows):
         return self._block(slice(None))
 
     def weight_sum(self, dtype: torch.dtype) -> Tensor:
-        return self._weights.sum(dim=1, dtype=dtype)
+        return self.total(self._weights.sum(dim=1, dtype=dtype))
 
     def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:
         # Half of the measure goes to the rows by weight, half to the groups in equal parts: each group is
@@ -278,7 +278,8 @@ class ArrayRows(Rows):
         drawn = (key < n_rows).nonzero()[:, 0]
         key, order = key[drawn].sort()
         drawn = drawn[order]
-        return Sample(lambda part: self._block(drawn[part]), measure[drawn], key)
+        own = self._weights[:, drawn]
+        return Sample(lambda part: self._block(drawn[part]), own, measure[drawn], key)
 
     def check_finite(self, found: Tensor) -> None:
         if self._check is not None and not bool(torch.isfinite(found).all()):
@@ -311,7 +312,7 @@ class SampledRows(Rows):
             part = slice(first, first + self.STEP)
             block = self._sample.gather(part)
             self._rows.rows_read += len(block.target)
-            yield block._replace(weights=self._sample.weights(block.weights, part, self._size))
+            yield block._replace(weights=self._sample.weights(part, self._size))
 
     def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
         raise NotImplementedError
@@ -320,8 +321,7 @@ class SampledRows(Rows):
         return self._rows.total(partial)
 
     def weight_sum(self, dtype: torch.dtype) -> Tensor:
-        partials = [block.weights.sum(dim=1, dtype=dtype) for block in self.blocks()]
-        return self.total(torch.stack(partials).sum(dim=0))
+        return self.total(self._sample.weights(slice(None), self._size).sum(dim=1, dtype=dtype))
 
     def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:
         raise NotImplementedError

@@ -43,12 +43,13 @@ class Sample(NamedTuple):
     """
 
     gather: Callable[[slice], Block]  # some of them, as they are
+    own: Tensor  # (1 or P, n_rows), their weights as they are
     measure: Tensor  # (n_rows,)
     key: Tensor  # (n_rows,) rising: the first k rows are a sample of size key[k]
 
-    def weights(self, own: Tensor, rows: slice, size: Tensor | int) -> Tensor:
-        """Rows' `own` weights (1 or P, n) by the chance to be in a sample of `size`."""
-        return own / (self.measure[rows] * size).clamp(max=1.0)
+    def weights(self, rows: slice, size: Tensor | int) -> Tensor:
+        """Weights over the chance to be in a sample of `size`, (1 or P, n)."""
+        return self.own[:, rows] / (self.measure[rows] * size).clamp(max=1.0)
 
 
 class Rows(ABC):

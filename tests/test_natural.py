@@ -1,0 +1,52 @@
+"""What natural-gradient descent does where a metric from a sample is no good."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from torch_logreg import TorchLogisticClassifier
+from torch_logreg._losses import LOSSES
+from torch_logreg._metrics import Kronecker
+from torch_logreg._natural import Descent
+from torch_logreg._objective import LinearObjective
+from torch_logreg._rows import ArrayRows
+from torch_logreg._solver import Progress
+
+
+class Uphill(Kronecker):
+    """A metric in which no direction descends."""
+
+    def solve(self, v: Tensor) -> Tensor:
+        return -super().solve(v)
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_a_sampled_metric_without_a_way_down_gives_way_to_all_rows(lazy):
+    rng, loss = np.random.default_rng(0), LOSSES["softmax"]
+    X = torch.from_numpy(rng.normal(size=(300, 4)))
+    codes = torch.from_numpy(rng.integers(0, 3, size=300))
+    rows = ArrayRows(X, loss.encode(codes, X.dtype), torch.ones(1, 300, dtype=X.dtype), 3)
+    objective = LinearObjective(rows, loss, torch.tensor([1.0], dtype=X.dtype), 3, True)
+    steps = []
+    progress = Progress(objective, 1e-6)
+    descent = Descent(
+        objective, Uphill(objective, objective, 300), lazy, 100, progress, lambda i: steps.append(i.step[0])
+    )
+    solution = descent.run(torch.zeros(1, objective.n_parameters, dtype=X.dtype))
+    assert steps[0] == 0  # which alone would be said of rounding, "precision"
+    assert solution.reasons == ["converged"]
+    assert solution.gradient_norm[0] < 1e-6
+
+
+def test_outliers_that_no_sample_knows_are_solved_with_all_rows():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(25_000, 20))
+    y = (0.5 * X @ rng.normal(size=(20, 5)) + rng.gumbel(size=(25_000, 5))).argmax(axis=1)
+    X[[5, 77, 999]] *= 1e4
+    fitted = TorchLogisticClassifier().fit(X, y)
+    exact = TorchLogisticClassifier(solver="newton-cholesky").fit(X, y)
+    assert fitted.converged_ and exact.converged_
+    assert fitted.objective_ <= exact.objective_ * (1 + 1e-6)
