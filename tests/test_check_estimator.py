@@ -13,7 +13,7 @@ from sklearn.utils.estimator_checks import (
 )
 from torch import nn
 
-from torch_logreg import TorchLogisticClassifier
+from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
 from torch_logreg._classifier import SOLVERS
 
 
@@ -57,6 +57,12 @@ OF_MINIBATCHES = [
 def test_every_check_of_scikit_learn_passes_without_a_skip_or_an_expected_failure(estimator):
     assert os.environ["SCIPY_ARRAY_API"] == "1"
     results = check_estimator(estimator, on_skip=None, on_fail=None)
+    assert len(results) >= 60
+    assert [(r["check_name"], r["status"], r["exception"]) for r in results if r["status"] != "passed"] == []
+
+
+def test_the_estimator_that_chooses_C_passes_them_too():
+    results = check_estimator(TorchLogisticClassifierCV(Cs=3, cv=3), on_skip=None, on_fail=None)
     assert len(results) >= 60
     assert [(r["check_name"], r["status"], r["exception"]) for r in results if r["status"] != "passed"] == []
 

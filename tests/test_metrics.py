@@ -51,8 +51,13 @@ def _random(objective: DesignObjective, seed: int = 0) -> Tensor:
 
 def _dense(objective: DesignObjective, w: Tensor) -> tuple[Tensor, Tensor]:
     """``outputs kron columns`` and the decay as matrices."""
-    outputs, columns, decay = objective.curvature(w).factors()
+    outputs, columns, decay, _ = objective.curvature(w).factors()
     K = objective.n_outputs
+    if len(columns) < len(decay):  # in the coordinates of the first problem
+        inverse = objective.coordinates.inverse_scale[:, 0]
+        ratio = torch.ones_like(decay)
+        ratio[:, : inverse.shape[1]] = inverse / inverse[:1]
+        columns = columns * (ratio[:, :, None] * ratio[:, None])
     products = torch.stack([torch.kron(a, b) for a, b in zip(outputs, columns, strict=True)])
     return products, torch.diag_embed(decay.repeat(1, K))
 
@@ -65,7 +70,7 @@ def _times(matrix: Tensor, v: Tensor) -> Tensor:
 
 
 def test_factors_of_one_output_are_the_fisher_matrix():
-    objective = _objective("binary", [1.0, 1e3], fit_intercept=True)
+    objective = _objective("binary", [1.0, np.inf], fit_intercept=True)
     w = _random(objective)
     product, decay = _dense(objective, w)
     torch.testing.assert_close(product + decay, objective.curvature(w).matrix(), rtol=1e-11, atol=1e-13)
@@ -73,7 +78,7 @@ def test_factors_of_one_output_are_the_fisher_matrix():
 
 def test_factors_of_several_outputs_have_the_sum_of_its_blocks():
     """What is approximated is how information is shared between outputs, not how much there is."""
-    objective = _objective("softmax", [1.0, 1e3], fit_intercept=True)
+    objective = _objective("softmax", [1.0, np.inf], fit_intercept=True)
     w = _random(objective)
     product, decay = _dense(objective, w)
     of_blocks = [
@@ -148,7 +153,7 @@ def test_few_rows_shrink_the_factor_of_the_columns_to_its_diagonal(loss, n_sampl
     w, v = 0.5 * _random(objective), _random(objective, seed=1)
     metric = Kronecker(objective, objective, n_sampled)
     metric.update(objective, w)
-    outputs, columns, decay = (factor[0] for factor in objective.curvature(w).factors())
+    outputs, columns, decay = (factor[0] for factor in objective.curvature(w).factors()[:3])
     shrunk = kept * columns + (1 - kept) * torch.diag(columns.diagonal())
     matrix = torch.kron(outputs, shrunk) + torch.diag(decay.repeat(objective.n_outputs))
     torch.testing.assert_close(_times(matrix[None], metric.solve(v)), v, rtol=1e-9, atol=1e-10)

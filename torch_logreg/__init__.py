@@ -1,8 +1,9 @@
 """Logistic regression for scikit-learn, on torch."""
 
 from torch_logreg._classifier import TorchLogisticClassifier
+from torch_logreg._classifier_cv import TorchLogisticClassifierCV
 from torch_logreg._modules import ModuleSpec
 
 __version__ = "0.1.0"
 
-__all__ = ["ModuleSpec", "TorchLogisticClassifier"]
+__all__ = ["ModuleSpec", "TorchLogisticClassifier", "TorchLogisticClassifierCV"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torch_logreg._rows import rmatmul, rmatmul_deviation, sandwich
-from torch_logreg._solver import Block, Rows
+from torch_logreg._solver import Block, Curvature, Factors, Rows
 
 NULL_SPACE_FEATURES = 2048  # above it the d x d eigenproblem costs more than the fit
 
@@ -175,6 +175,43 @@ class Coordinates:
             curve = matrix.diagonal(dim1=1, dim2=3).diagonal(dim1=1, dim2=2).sum(dim=1)  # (P, m)
             everywhere = matrix.diagonal(dim1=2, dim2=4)  # (P, K, K, m)
             everywhere.add_(curve.view(len(curve), 1, 1, -1), alpha=1 / self.n_outputs**2)
+
+
+def for_problems(coordinates: Coordinates, strength: Tensor, eps: float) -> Coordinates:
+    """The same centre and spread for other problems on the rows, of which some may weigh nothing.
+
+    What does not vary in all rows does not vary in some of them either.
+    """
+    variance = torch.where(coordinates.varies, coordinates.spread.square(), 0.0)
+    shape = (coordinates.n_features, coordinates.n_outputs, coordinates.fit_intercept)
+    others = Coordinates(Moments(coordinates.center, variance), strength, *shape, coordinates.shift_invariant)
+    undecided, weak = others.is_weak(eps)
+    if coordinates.null is not None and bool(weak.any()):
+        others.set_null(coordinates.null, undecided)
+    return others
+
+
+def elsewhere(curvature: Curvature, here: Coordinates, there: Coordinates) -> Curvature:
+    """The matrix and the factors of the same rows' curvature in other coordinates, with their penalty."""
+    ratio = torch.where(here.inverse_scale > 0, there.inverse_scale / here.inverse_scale, 1.0)[:, 0]
+    old, new = (of.strength[:, None] * of.inverse_scale[:, 0].square() for of in (here, there))
+    if here.fit_intercept:
+        ratio = torch.nn.functional.pad(ratio, (0, 1), value=1.0)
+        old, new = (torch.nn.functional.pad(decay, (0, 1)) for decay in (old, new))
+
+    def matrix() -> Tensor:
+        found, r, K = curvature.matrix(), ratio.to(old.dtype), here.n_outputs
+        r = r.repeat(1, K)
+        found = found * (r[:, :, None] * r[:, None])
+        found.diagonal(dim1=1, dim2=2).add_((new - ratio.square() * old).repeat(1, K))
+        return found
+
+    def factors() -> Factors:
+        outputs, columns, _, _ = curvature.factors()
+        r = ratio[: len(columns)].to(columns.dtype)
+        return Factors(outputs, columns * (r[:, :, None] * r[:, None]), new, there.strength)
+
+    return Curvature(curvature.product, curvature.diagonal, matrix, factors)
 
 
 def find_null_space(coordinates: Coordinates, eps: float, gram: Callable[[], Tensor]) -> bool:

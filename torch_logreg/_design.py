@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from torch_logreg._coordinates import Coordinates, Moments, find_null_space
+from torch_logreg._folds import FoldRows
 from torch_logreg._losses import Loss, fisher_diagonal_at, outputs_factor
+from torch_logreg._penalty import alike
 from torch_logreg._rows import ArrayRows, dense_rows
 from torch_logreg._solver import Block, Curvature, Factors, Objective, Rows
 
+# From so many matrices on, products of columns are held, as long as they are so few numbers: half the work.
+MANY, OUTER_NUMBERS = 8, 2**22
 STRETCHES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
@@ -55,6 +59,7 @@ class DesignObjective(Objective):
         self._root = self._of_row.sqrt()
         self._last: _AtWeights | None = None
         self._rough: DesignObjective | None = None
+        self._outer: tuple[Tensor, Tensor] | None = None  # products of two columns, and where they belong
 
     def _with_intercept(self, of_columns: Tensor, value: float) -> Tensor:
         fit_intercept = self.coordinates.fit_intercept
@@ -204,18 +209,35 @@ class DesignObjective(Objective):
     def _factors(self, at: _AtWeights) -> Factors:
         of_row = self._information(at)
         information = of_row.sum(dim=1)  # (P, n)
-        columns = (self._columns * information[:, None]) @ self._A  # (P, m, m)
+        if alike(self.coordinates.strength):
+            information = information.mean(dim=0, keepdim=True)
+        columns = (self._columns * information[:, None]) @ self._A  # (1 or P, m, m)
         if self._factor is not None:
-            columns = columns * (self._factor.mT * self._factor)
+            factor = self._factor[: len(columns)]
+            columns = columns * (factor.mT * factor)
         total = information.sum(dim=1)[:, None, None]
         outputs = outputs_factor(self.loss, self.loss.fisher(at.z), of_row, self.weights)
-        return Factors(outputs, columns / total, self._decay[:, : len(self._columns)])
+        decay = self._decay[:, : len(self._columns)]
+        return Factors(outputs, columns / total, decay, self.coordinates.strength)
+
+    def _sandwich(self, information: Tensor) -> Tensor:
+        """``A.T @ diag(information[q]) @ A`` for each q: (Q, 1, n) -> (Q * m, m)."""
+        (Q, _, n), m = information.shape, len(self._columns)
+        if Q < MANY or n * m * m > OUTER_NUMBERS:
+            # One product for all problems and outputs, of rows that lie in memory as it reads them.
+            return torch.mm((self._columns * information).view(-1, n), self._A)
+        if self._outer is None:
+            i, j = torch.triu_indices(m, m, device=information.device)
+            index = torch.empty((m, m), dtype=torch.int64, device=information.device)
+            index[i, j] = index[j, i] = torch.arange(len(i), device=information.device)
+            self._outer = self._columns[i] * self._columns[j], index.flatten()
+        products, index = self._outer
+        return torch.mm(information.view(Q, n), products.T).index_select(1, index).view(-1, m)
 
     def _matrix(self, at: _AtWeights) -> Tensor:
         (P, K, n), m = at.z.shape, len(self._columns)
         information = self._information(at).view(P * K, 1, n)
-        # One product for all problems and outputs, of rows that lie in memory as it reads them.
-        blocks = torch.mm((self._columns * information).view(-1, n), self._A)
+        blocks = self._sandwich(information)
         if K == 1:
             matrix = blocks.view(P, K, m, K, m)
         else:
@@ -286,7 +308,7 @@ def design(
 
 
 def small_design(
-    rows: ArrayRows, C: Tensor, loss: Loss, n_outputs: int, fit_intercept: bool
+    rows: ArrayRows | FoldRows, C: Tensor, loss: Loss, n_outputs: int, fit_intercept: bool
 ) -> DesignObjective:
     """The objective over all rows."""
     block = rows.whole()

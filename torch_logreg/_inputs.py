@@ -9,8 +9,9 @@ import numpy as np
 import scipy.sparse
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils import assert_all_finite, compute_class_weight
+from sklearn.utils import Bunch, assert_all_finite, compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
+from sklearn.utils.metadata_routing import _raise_for_params, _routing_enabled, process_routing
 from sklearn.utils.validation import (
     _check_feature_names,
     _check_n_features,
@@ -30,6 +31,7 @@ __all__ = [
     "check_fit",
     "check_parameters",
     "check_predict",
+    "route",
 ]
 
 Features: TypeAlias = np.ndarray | scipy.sparse.csr_array | Tensor
@@ -92,6 +94,18 @@ def check_fit(
             )
         weights = weights * of_class[codes]
     return TrainingData(_canonical(X), codes, classes, weights)
+
+
+def route(estimator: Any, params: dict[str, Any], sample_weight: Any = None, caller: str = "fit") -> Bunch:
+    """What the splitter (``splitter.split``) and the scorer (``scorer.score``) are to be given of metadata.
+
+    Without metadata routing the sample weights go to the scorer, and there is nothing else.
+    """
+    _raise_for_params(params, estimator, caller)
+    given = params if sample_weight is None else {**params, "sample_weight": sample_weight}
+    if _routing_enabled():
+        return process_routing(estimator, caller, **given)
+    return Bunch(splitter=Bunch(split={}), scorer=Bunch(score=given))
 
 
 def check_predict(estimator: BaseEstimator, X: Any, defer_finite: bool = False) -> Features:

@@ -52,6 +52,13 @@ class BinaryCrossEntropy:
         return softplus(against).squeeze(1), torch.sigmoid(against).mul_(target)  # (P, n), (P, 1, n)
 
     @staticmethod
+    def value_and_gradient_(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """`value_and_gradient` that overwrites z: fresh memory costs as much as the arithmetic."""
+        against = z.mul_(target)
+        value = softplus(against).squeeze(1)
+        return value, against.sigmoid_().mul_(target)
+
+    @staticmethod
     def gradient(z: Tensor, target: Tensor) -> Tensor:
         return torch.mul(target, z).sigmoid_().mul_(target)  # (P, 1, n)
 
@@ -115,10 +122,15 @@ class SoftmaxCrossEntropy:
         """What `encode` was given."""
         return target
 
+    @classmethod
+    def value_and_gradient(cls, z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return cls.value_and_gradient_(z.clone(), target)
+
     @staticmethod
-    def value_and_gradient(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_gradient_(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """`value_and_gradient` that overwrites z."""
         index = target.expand(z.shape[0], 1, -1)
-        others = (z - z.gather(1, index)).scatter_(1, index, -torch.inf)
+        others = z.sub_(z.gather(1, index)).scatter_(1, index, -torch.inf)
         largest = others.amax(dim=1, keepdim=True)
         odds = others.sub_(largest).exp_()  # against the row's class, by class and but for a factor
         total = odds.sum(dim=1, keepdim=True)

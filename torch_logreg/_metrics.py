@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TypeAlias
 
 import numpy as np
@@ -41,7 +42,10 @@ class Cholesky:
         return not (contracting and full_step)
 
     def update(self, objective: Objective, w: Tensor) -> None:
-        matrix = objective.curvature(w).matrix()
+        self.set(objective.curvature(w))
+
+    def set(self, curvature: Curvature) -> None:
+        matrix = curvature.matrix()
         diagonal = matrix.diagonal(dim1=1, dim2=2)
         if self._damped:
             damping = torch.as_tensor(self._damping, dtype=matrix.dtype, device=matrix.device)
@@ -53,9 +57,17 @@ class Cholesky:
         self.succeeded = info == 0
 
     def solve(self, v: Tensor) -> Tensor:
-        return torch.cholesky_solve(v[..., None], self.factor)[..., 0]
+        if len(v) == len(self.factor):
+            return torch.cholesky_solve(v[..., None], self.factor)[..., 0]
+        return torch.cholesky_solve(v.view(len(self.factor), -1, v.shape[1]).mT, self.factor).mT.reshape_as(v)
 
     size = solve  # see `Kronecker.size`
+
+    def select(self, problems: np.ndarray) -> Cholesky:
+        """The matrices of some problems."""
+        some, index = copy.copy(self), torch.as_tensor(problems, device=self.factor.device)
+        some.factor, some.succeeded = self.factor[index], self.succeeded[index]
+        return some
 
     def learn(self, before: State, trial: Trial) -> np.ndarray:
         return self.damp(trial.verdict == np.inf)
@@ -102,7 +114,7 @@ class Kronecker:
         self._sample, self._n_sampled = sample, n_sampled
         self._exact = objective.dtype
         self._dtype = objective.rows.dtype if sample.dtype == objective.dtype else sample.dtype
-        self._V = self._curve = torch.empty(0)
+        self._vectors = self._curve = torch.empty(0)
         self._shift_invariant = objective.n_outputs > 1
         self.succeeded = torch.ones(objective.n_problems, dtype=torch.bool, device=objective.rows.device)
 
@@ -113,34 +125,61 @@ class Kronecker:
         self.set(self._sample.curvature(w))
 
     def set(self, curvature: Curvature) -> None:
-        self._V = self._curve = torch.empty(0)  # makes room
+        self._vectors = self._curve = torch.empty(0)  # makes room
         # Small differences of the penalty to the rest are all that regularises them: in float64.
-        outputs, columns, decay = (factor.to(self._exact) for factor in curvature.factors())
-        d = columns.shape[1]
+        outputs, columns, decay, strength = (factor.to(self._exact) for factor in curvature.factors())
+        d, shared = columns.shape[1], len(columns) < len(decay)
+        own = decay[:1] if shared else decay
         diagonal = columns.diagonal(dim1=1, dim2=2).clone()
         shrinkage = 0.5 * d / (d + self._n_sampled)
         columns = columns.mul_(1 - shrinkage)
         columns.diagonal(dim1=1, dim2=2).add_(shrinkage * diagonal)
         # An intercept has no penalty, nor has any column at C = inf.
-        decay = torch.where(decay > 0, decay, 1e-3 * decay.mean(dim=1, keepdim=True))
-        decay = torch.where(diagonal > 0, decay + ROUNDING * diagonal, 1.0)
-        root = decay.rsqrt()
+        full = torch.where(own > 0, own, 1e-3 * own.mean(dim=1, keepdim=True))
+        full = torch.where(diagonal > 0, full + ROUNDING * diagonal, 1.0)
+        root = full.rsqrt()
         curves, vectors = torch.linalg.eigh(columns.mul_(root[:, :, None]).mul_(root[:, None]))
+        if shared:  # the penalty of another strength on the same columns: the same eigenvectors
+            weaker = (strength[:1] / strength)[:, None]
+            root = root * weaker.sqrt() * torch.where(decay > 0, own / (decay * weaker), 1.0).sqrt()
+            curves = curves * weaker
         of_outputs, U = torch.linalg.eigh(outputs)
-        V = vectors.mul_(root[:, :, None])  # (P, m, m)
         curve = of_outputs.clamp(min=0)[:, :, None] * curves.clamp(min=0)[:, None] + 1  # (P, K, m)
         centred = U - U.mean(dim=1, keepdim=True) if self._shift_invariant else U  # what it makes too
-        matrices = (U.mT, centred, V, curve)
-        self._U_in, self._U_out, self._V, self._curve = (matrix.to(self._dtype) for matrix in matrices)
+        matrices = (U.mT, centred, vectors, curve, root[:, None])
+        self._U_in, self._U_out, self._vectors, self._curve, self._root = (
+            matrix.to(self._dtype) for matrix in matrices
+        )
 
     def solve(self, v: Tensor) -> Tensor:
-        x = v.view(self._curve.shape).to(self._dtype)
-        x = torch.bmm(self._U_in, torch.bmm(x, self._V)).div_(self._curve)
-        return torch.bmm(self._U_out, torch.bmm(x, self._V.mT)).view(v.shape).to(v.dtype)
+        P, K, m = self._curve.shape
+        x = v.view(-1, K, m).to(self._dtype)  # (P, K, m), or of several problems to each matrix
+        curve, U_in, U_out, root = self._curve, self._U_in, self._U_out, self._root
+        n = len(x) // P
+        if n > 1:
+            curve, U_in, U_out, root = (
+                each.repeat_interleave(n, dim=0) for each in (curve, U_in, U_out, root)
+            )
+        x = torch.bmm(U_in, self._times(x * root, self._vectors)).div_(curve)
+        return self._times(torch.bmm(U_out, x), self._vectors.mT).mul_(root).view(v.shape).to(v.dtype)
+
+    @staticmethod
+    def _times(x: Tensor, vectors: Tensor) -> Tensor:
+        """``x @ vectors``, of which there may be fewer: (_, K, m)."""
+        return torch.bmm(x.view(len(vectors), -1, x.shape[2]), vectors).view(x.shape)
 
     def size(self, v: Tensor) -> Tensor:
         """What ``v @ size(v)`` measures a gradient by: cheap, and the inverse of the metric or nearly so."""
         return self.solve(v)
+
+    def select(self, problems: np.ndarray) -> Kronecker:
+        """The matrices of some problems."""
+        some, index = copy.copy(self), torch.as_tensor(problems, device=self._curve.device)
+        matrices = (self._U_in, self._U_out, self._curve, self._root, self.succeeded)
+        some._U_in, some._U_out, some._curve, some._root, some.succeeded = (each[index] for each in matrices)
+        if len(self._vectors) > 1:
+            some._vectors = self._vectors[index]
+        return some
 
     def learn(self, before: State, trial: Trial) -> np.ndarray:
         return np.full(trial.step.shape, False)
@@ -215,4 +254,35 @@ class SampledFisher:
         return failed & (self._most <= self._ceiling)
 
 
-Metric: TypeAlias = Cholesky | Kronecker | SampledFisher
+class Shared:
+    """A metric at fixed weights that serves several problems each: those of a fold have all rows' metric.
+
+    Problem p has the matrix ``p // n_each`` of `metric`.
+    """
+
+    exact = False
+    belief = 0.1
+
+    def __init__(self, metric: Cholesky | Kronecker, n_each: int) -> None:
+        self._metric, self.scaled = metric, metric.scaled
+        # What is the whole Fisher matrix of all rows, or of many, is soon seen not to be a fold's.
+        self.patience = 5.0 if metric.exact else metric.patience
+        self.succeeded = metric.succeeded.repeat_interleave(n_each)
+
+    def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
+        return False
+
+    def update(self, objective: Objective, w: Tensor) -> None:
+        raise NotImplementedError
+
+    def solve(self, v: Tensor) -> Tensor:
+        return self._metric.solve(v)
+
+    def size(self, v: Tensor) -> Tensor:
+        return self._metric.size(v)
+
+    def learn(self, before: State, trial: Trial) -> np.ndarray:
+        return np.full(trial.step.shape, False)
+
+
+Metric: TypeAlias = Cholesky | Kronecker | SampledFisher | Shared

@@ -67,7 +67,7 @@ class NaturalSGD(Solver):
         if metric is None:
             return self._newton(NewtonCG(objective, self.tol), objective, w, progress, callback)
         own = metric.exact and not isinstance(metric, Cholesky)
-        work = objective.rows.n_rows * objective.n_parameters**2
+        work = objective.n_problems * objective.rows.n_rows * objective.n_parameters**2
         lazy = self.lazy and not own and work > LAZY_WORK
         if isinstance(metric, Cholesky) and not lazy and not objective.batches:
             return self._newton(NewtonCholesky(objective), objective, w, progress, callback)

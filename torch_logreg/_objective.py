@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torch_logreg._coordinates import Coordinates, find_null_space, gram, moments
 from torch_logreg._losses import Loss, outputs_factor
-from torch_logreg._penalty import L2Penalty
+from torch_logreg._penalty import L2Penalty, alike
 from torch_logreg._rows import matmul, rmatmul, rmatmul_deviation, sandwich, sandwich_outer
 from torch_logreg._solver import Batch, Block, Curvature, Factors, Objective, Rows
 
@@ -59,6 +59,7 @@ class LinearObjective(Objective):
         self.n_parameters = n_outputs * (rows.n_features + fit_intercept)
         self.weight_sum = rows.weight_sum(C.dtype)
         self.penalty = L2Penalty(1 / (C * self.weight_sum))
+        self.alike = alike(self.penalty.strength)
         self.coordinates = self._standardised() if coordinates is None else coordinates
         self._plain = self.coordinates.plain and self.dtype == rows.dtype
         self._rows_per_weight = (rows.n_rows / self.weight_sum).to(rows.dtype)[:, None, None]  # (P, 1, 1)
@@ -77,7 +78,7 @@ class LinearObjective(Objective):
     def linear(self, block: Block, coef: Tensor, intercept: Tensor) -> Tensor:
         """Raw predictions of a block from raw coefficients, in the dtype of the rows."""
         dtype = self.rows.dtype
-        z = matmul(block.X, coef.to(dtype).flatten(0, 1)) + intercept.to(dtype).view(-1, 1)
+        z = matmul(block.X, coef.to(dtype).flatten(0, 1)).add_(intercept.to(dtype).view(-1, 1))
         return z.view(self.n_problems, self.n_outputs, -1)  # (P, K, n)
 
     def pull_back(self, partial: Tensor) -> Tensor:
@@ -88,7 +89,8 @@ class LinearObjective(Objective):
     def rmatmul(self, block: Block, r: Tensor) -> Tensor:
         """``r @ X`` with ``sum(r)`` in a last column: (P, K, n) -> (P, K, d + 1)."""
         products = rmatmul(block.X, r.flatten(0, 1)).view(*r.shape[:2], -1).to(self.dtype)
-        return torch.cat([products, r.sum(dim=2, keepdim=True, dtype=self.dtype)], dim=2)
+        # In its own dtype over a block, as the products are: a sum in another takes ten times as long.
+        return torch.cat([products, r.sum(dim=2, keepdim=True).to(self.dtype)], dim=2)
 
     # ---- F and its derivatives ----
 
@@ -96,8 +98,8 @@ class LinearObjective(Objective):
         coef, intercept = self.coordinates.to_raw(w)
 
         def of_block(block: Block) -> tuple[Tensor, Tensor]:
-            loss, slope = self.loss.value_and_gradient(self.linear(block, coef, intercept), block.target)
-            value = (block.weights * loss).sum(dim=1, dtype=self.dtype)
+            loss, slope = self.loss.value_and_gradient_(self.linear(block, coef, intercept), block.target)
+            value = torch.linalg.vecdot(block.weights, loss).to(self.dtype)
             return value, self.rmatmul(block, slope.mul_(block.weights[:, None]))
 
         values, products = _sums(of_block(block) for block in self.rows.blocks())
@@ -112,8 +114,8 @@ class LinearObjective(Objective):
         coef, intercept = self.coordinates.to_raw(w)
 
         def of_block(block: Block) -> Tensor:
-            loss, _ = self.loss.value_and_gradient(self.linear(block, coef, intercept), block.target)
-            return (block.weights * loss).sum(dim=1, dtype=self.dtype)
+            loss, _ = self.loss.value_and_gradient_(self.linear(block, coef, intercept), block.target)
+            return torch.linalg.vecdot(block.weights, loss).to(self.dtype)
 
         total = self.rows.total(_sum(of_block(block) for block in self.rows.blocks()))
         return total / self.weight_sum + self.penalty.value(coef)
@@ -121,7 +123,7 @@ class LinearObjective(Objective):
     def batch_value_and_gradient(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
         coef, intercept = self.coordinates.to_raw(w)
         factor = self._batch_factor(n_nominal)  # (P, 1)
-        loss, slope = self.loss.value_and_gradient(self.linear(block, coef, intercept), block.target)
+        loss, slope = self.loss.value_and_gradient_(self.linear(block, coef, intercept), block.target)
         value = (block.weights * loss).sum(dim=1, dtype=self.dtype) * factor[:, 0] + self.penalty.value(coef)
         slope = slope.mul_((block.weights * factor)[:, None])
         columns = rmatmul(block.X, slope.flatten(0, 1)).view(coef.shape).to(self.dtype)
@@ -150,7 +152,7 @@ class LinearObjective(Objective):
 
     def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
         coef, intercept = self.coordinates.to_raw(w)
-        loss, _ = self.loss.value_and_gradient(self.linear(block, coef, intercept), block.target)
+        loss, _ = self.loss.value_and_gradient_(self.linear(block, coef, intercept), block.target)
         value = (block.weights * loss).sum(dim=1, dtype=self.dtype) * self._batch_factor(n_nominal)[:, 0]
         return value + self.penalty.value(coef)
 
@@ -264,19 +266,20 @@ class LinearFisher:
         def of_block(block: Block, fisher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             of_row = objective.loss.fisher_diagonal(fisher) * block.weights[:, None]
             information = of_row.sum(dim=1)
+            if objective.alike:
+                information = information.mean(dim=0, keepdim=True)
             outputs = outputs_factor(objective.loss, fisher, of_row, block.weights).to(objective.dtype)
-            total = information.sum(dim=1, dtype=objective.dtype)
+            total = information.sum(dim=1).to(objective.dtype)
             return outputs, sandwich(block.X, information, center, spread, intercept), total
 
         sums = _sums(of_block(block, fisher) for block, fisher in self._blocks(keep=False))
         outputs, columns, total = (objective.rows.total(part) for part in sums)
-        unit = torch.ones(
-            (objective.n_problems, columns.shape[-1]), dtype=columns.dtype, device=columns.device
-        )
-        unit[:, : objective.rows.n_features] = spread * coordinates.inverse_scale[:, 0]
+        unit = torch.ones(columns.shape[:2], dtype=columns.dtype, device=columns.device)
+        unit[:, : objective.rows.n_features] = spread * coordinates.inverse_scale[: len(unit), 0]
         columns.mul_(unit[:, :, None]).mul_(unit[:, None]).div_(total[:, None, None])
         decay = self._penalty().view(objective.n_problems, objective.n_outputs, -1)[:, 0]
-        return Factors(outputs / objective.weight_sum[:, None, None], columns, decay)
+        outputs = outputs / objective.weight_sum[:, None, None]
+        return Factors(outputs, columns, decay, objective.penalty.strength)
 
 
 def _sum(partials: Iterable[Tensor]) -> Tensor:

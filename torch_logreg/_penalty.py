@@ -25,3 +25,8 @@ class L2Penalty(NamedTuple):
     def curvature(self, coef: Tensor) -> Tensor:
         """Diagonal of the Hessian, which has nothing else."""
         return self.strength[:, None, None].expand_as(coef)  # (P, K, d)
+
+
+def alike(strength: Tensor) -> bool:
+    """Whether there are several problems, all with a penalty: one factor of the columns can serve all."""
+    return len(strength) > 1 and bool((strength > 0).all())

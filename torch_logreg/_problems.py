@@ -66,10 +66,10 @@ def linear_problem(
     n_outputs = loss.n_outputs(len(data.classes))
     dtype = float_dtype(data.X, device)
     codes = loss.encode(to_tensor(data.codes, device, torch.int64), dtype)
-    rows = _rows(data, codes, device, dtype, n_outputs, check)
+    rows = make_rows(data, codes, device, dtype, n_outputs, check)
     exact = dtype if method == "sgd" or not supports_float64(device) else torch.float64
     inverse_strength = torch.tensor([C], dtype=exact, device=device)
-    objective = _linear_objective(rows, loss, inverse_strength, n_outputs, fit_intercept, method, seed)
+    objective = linear_objective(rows, loss, inverse_strength, n_outputs, fit_intercept, method, seed)
     coordinates = objective.coordinates
     start = torch.zeros((1, objective.n_parameters), dtype=exact, device=device)
     if earlier is not None:
@@ -100,7 +100,7 @@ def linear_problem(
     )
 
 
-def _linear_objective(
+def linear_objective(
     rows: ArrayRows,
     loss: Loss,
     C: Tensor,
@@ -109,20 +109,27 @@ def _linear_objective(
     method: Method,
     seed: Callable[[], int],
 ) -> LinearObjective | DesignObjective:
+    """F of the linear model for each of the P problems in `C`."""
     shape = (n_outputs, fit_intercept)
     if method == "sgd":
         strength = 1 / (C * rows.weight_sum(C.dtype))
         plain = Coordinates(None, strength, rows.n_features, *shape, loss.shift_invariant)
         return LinearObjective(rows, loss, C, *shape, plain)
     m = rows.n_features + fit_intercept
-    if method == "line search" or not rows.is_dense:
+    if method == "line search":
         return LinearObjective(rows, loss, C, *shape)
-    if rows.n_rows * m <= DESIGN_NUMBERS and (n_outputs == 1 or rows.n_rows <= SOFTMAX_DESIGN_ROWS):
+    if is_small(rows, n_outputs, fit_intercept):
         return small_design(rows, C, loss, *shape)
-    n_drawn = batch_rows(rows, n_outputs, m) if method == "growing" else 0
+    n_drawn = batch_rows(rows, n_outputs, m) if method == "growing" and rows.is_dense else 0
     if n_drawn:
         return LinearObjective(rows, loss, C, *shape, *make_batches(rows, C, loss, *shape, n_drawn, seed()))
     return LinearObjective(rows, loss, C, *shape)
+
+
+def is_small(rows: ArrayRows, n_outputs: int, fit_intercept: bool) -> bool:
+    """Whether the scaled columns of all rows are to be held."""
+    few = n_outputs == 1 or rows.n_rows <= SOFTMAX_DESIGN_ROWS
+    return rows.is_dense and few and rows.n_rows * (rows.n_features + fit_intercept) <= DESIGN_NUMBERS
 
 
 def module_problem(
@@ -137,7 +144,7 @@ def module_problem(
     """Any module under any criterion; without a module the linear model, which keeps coefficients."""
     dtype = float_dtype(data.X, device)
     loss = resolve_criterion(criterion, len(data.classes))
-    rows = _rows(data, to_tensor(data.codes, device, torch.int64), device, dtype, loss.n_outputs)
+    rows = make_rows(data, to_tensor(data.codes, device, torch.int64), device, dtype, loss.n_outputs)
     stream = RandomStream(seed, device)
     with stream.running():
         built = build_module(module, rows.n_features, loss.n_outputs, dtype, device)
@@ -184,7 +191,7 @@ def _coefficients(linear: Any) -> dict[str, Any]:
     return {"coef_": coef, "intercept_": intercept}
 
 
-def _rows(
+def make_rows(
     data: TrainingData,
     target: Tensor,
     device: torch.device,

@@ -220,7 +220,7 @@ class ArrayRows(Rows):
     ) -> None:
         self.n_rows, self.n_features = X.shape
         self.dtype, self.device = weights.dtype, weights.device
-        self._X, self._target, self._weights, self._check = X, target, weights, check
+        self._X, self._target, self.weights, self._check = X, target, weights, check
         self.is_dense = isinstance(X, Tensor)
         step = max(1, BLOCK_NUMBERS // n_outputs)
         if isinstance(X, Tensor) and X.device.type == "cpu":
@@ -248,7 +248,7 @@ class ArrayRows(Rows):
                 pieces = zip(
                     _select(self._X, here).split(batch_size),
                     self._target.index_select(0, here).split(batch_size),
-                    self._weights.index_select(1, here).split(batch_size, dim=1),
+                    self.weights.index_select(1, here).split(batch_size, dim=1),
                     strict=True,
                 )
                 blocks = (Block(*piece) for piece in pieces)
@@ -263,12 +263,12 @@ class ArrayRows(Rows):
         return self._block(slice(None))
 
     def weight_sum(self, dtype: torch.dtype) -> Tensor:
-        return self.total(self._weights.sum(dim=1, dtype=dtype))
+        return self.total(self.weights.sum(dim=1, dtype=dtype))
 
     def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:
         # Half of the measure goes to the rows by weight, half to the groups in equal parts: each group is
         # there, however rare, and a row of great weight is drawn for certain (Poisson sampling).
-        weights = self._weights.mean(dim=0)
+        weights = self.weights.mean(dim=0)
         group = groups(self._target)
         totals = torch.bincount(group, weights)
         n_groups = (totals > 0).sum()
@@ -278,7 +278,7 @@ class ArrayRows(Rows):
         drawn = (key < n_rows).nonzero()[:, 0]
         key, order = key[drawn].sort()
         drawn = drawn[order]
-        own = self._weights[:, drawn]
+        own = self.weights[:, drawn]
         return Sample(lambda part: self._block(drawn[part]), own, measure[drawn], key)
 
     def check_finite(self, found: Tensor) -> None:
@@ -291,7 +291,7 @@ class ArrayRows(Rows):
             X: Matrix = self._X[here] if isinstance(here, slice) else _select(self._X, here)
         else:  # scipy takes no tensor for an index
             X = sparse_matrix(self._X[rows.cpu().numpy() if isinstance(rows, Tensor) else rows], self.device)
-        return Block(X, self._target[here], self._weights[:, here])
+        return Block(X, self._target[here], self.weights[:, here])
 
     def total(self, partial: Tensor) -> Tensor:
         return partial

@@ -64,7 +64,7 @@ class SGD(Solver):
             if self.tol is not None and (norm <= self.tol).all():
                 reason = "converged"
             step = np.full(objective.n_problems, length)
-            if callback(Iteration(number, F, norm, step, rows.rows_read, w)):
+            if callback(Iteration(number, F, norm, step, rows.rows_read, w, np.zeros(len(F), dtype=bool))):
                 reason = "callback"
             if reason != "max_iter":
                 break

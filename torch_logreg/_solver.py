@@ -104,8 +104,9 @@ class Factors(NamedTuple):
     """
 
     outputs: Tensor  # (P, K, K)
-    columns: Tensor  # (P, m, m), of rows weighted by the information they hold
+    columns: Tensor  # (P, m, m), of rows weighted by the information they hold; or (1, m, m) for all problems
     decay: Tensor  # (P, m)
+    strength: Tensor  # (P,) of the penalty; above 0 with one `columns`, in the coordinates of the first
 
 
 class Curvature(NamedTuple):
@@ -192,6 +193,7 @@ class Iteration(NamedTuple):
     step: np.ndarray  # 1 is the whole step
     rows_read: int  # so far, by every pass for whatever purpose
     w: Tensor  # (P, n_parameters) after the update
+    done: np.ndarray  # bool, whether this was the last update
 
 
 class Solution(NamedTuple):
@@ -342,7 +344,9 @@ class Progress:
     def _tell(self, before: State, trial: Trial, callback: Callback) -> bool:
         number, read = self.updates, self._rows.rows_read
         self.updates += 1
-        update = Iteration(number, before.objective, before.gradient_norm, trial.step, read, trial.state.w)
+        update = Iteration(
+            number, before.objective, before.gradient_norm, trial.step, read, trial.state.w, self.done
+        )
         if callback(update):
             self._conclude(~self.done, "callback")
         return all(self.done)
