@@ -16,7 +16,7 @@ import torch
 from datasets import load, standardised
 from numpy.testing import assert_allclose, assert_array_equal
 
-from torch_logreg import TorchLogisticClassifier
+from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
 from torch_logreg._classifier import SOLVERS
 
 PROBLEMS = {"binary": "birthwt", "softmax": "iris"}
@@ -285,3 +285,15 @@ def test_tensors_there_are_checked_like_arrays_here(problem):
         TorchLogisticClassifier(**CHEAP).fit(
             on_lazy(X), y, on_lazy(np.where(np.arange(len(y)) == 2, -1.0, 1.0))
         )
+
+
+@pytest.mark.parametrize("scoring", ["accuracy", "neg_log_loss"])
+def test_C_is_chosen_there_as_it_is_here(problem, scoring):
+    X, y = problem
+    params = {"Cs": [0.01, 0.1], "cv": 3, "tol": 1e-2, "scoring": scoring}
+    expected = TorchLogisticClassifierCV(**params).fit(X, y)
+    got = TorchLogisticClassifierCV(**params, device="lazy").fit(X, y)
+    assert got.C_ == expected.C_
+    assert_allclose(got.scores_, expected.scores_, atol=1e-2)
+    assert_allclose(got.coefs_paths_, expected.coefs_paths_, atol=1e-2)
+    assert_agree(got, expected, X)
