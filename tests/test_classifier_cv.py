@@ -1,6 +1,9 @@
 """`TorchLogisticClassifierCV`: each of its problems against a fit of its own, and what folds share."""
 
+import json
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -140,6 +143,48 @@ def test_a_bound_on_memory_solves_few_at_once_and_gives_the_same(n_classes, monk
     np.testing.assert_allclose(bound.scores_, free.scores_, atol=1e-12)
     np.testing.assert_allclose(bound.coefs_paths_, free.coefs_paths_, rtol=1e-3, atol=1e-4)
     assert bound.C_ == free.C_
+
+
+@pytest.mark.slow
+def test_a_fit_takes_no_more_memory_than_its_bound():
+    """The peak of resident memory in a process of its own."""
+    bounds = 2**30, 2**27
+    free, bound = (_memory_of_a_fit(bound) for bound in bounds)
+    assert bound["peak"] <= bounds[1] < free["peak"]
+    assert bound["C"] == free["C"]
+    np.testing.assert_allclose(bound["scores"], free["scores"], atol=1e-6)
+
+
+MEMORY_OF_A_FIT = """
+import ctypes, gc, json, sys
+from pathlib import Path
+import numpy as np
+from sklearn.datasets import make_classification
+from torch_logreg import TorchLogisticClassifierCV
+
+X, y = make_classification(6000, 500, n_informative=50, flip_y=0.2, random_state=0)
+X = X.astype(np.float32)
+make = lambda: TorchLogisticClassifierCV(
+    Cs=np.logspace(-4, 1, 16), scoring="neg_log_loss", max_batch_memory=float(sys.argv[1]), random_state=0
+)
+make().fit(X[:200, :5], y[:200])  # loads libraries
+gc.collect()
+status = lambda field: next(
+    1024 * int(line.split()[1])
+    for line in Path("/proc/self/status").read_text().splitlines()
+    if line.startswith(field)
+)
+ctypes.CDLL(None).malloc_trim(0)
+Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+cv = make().fit(X, y)
+print(json.dumps({"peak": status("VmHWM") - before, "C": cv.C_, "scores": cv.scores_.tolist()}))
+"""
+
+
+def _memory_of_a_fit(bound):
+    command = [sys.executable, "-c", MEMORY_OF_A_FIT, str(bound)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def test_rows_are_read_once_a_pass_for_all_problems(monkeypatch):
@@ -349,3 +394,44 @@ def test_a_failed_fit_keeps_the_model_before_it():
     with pytest.raises(RuntimeError, match="broken"):
         cv.set_params(scoring=broken).fit(X, y)
     assert cv.coef_ is before
+
+
+class Hook:
+    """A callback that keeps the model of every iteration, and may stop the fit."""
+
+    def __init__(self, stop_after=None):
+        self.models, self.stop_after = [], stop_after
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context, *, fitted_estimator=None):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, X=None, y=None, metadata=None, fitted_estimator=None):
+        if context.task_name == "iteration":
+            self.models.append(fitted_estimator)
+        return len(self.models) == self.stop_after
+
+
+def test_callbacks_see_the_model_of_the_largest_C_after_each_iteration():
+    X, y = data()
+    hook = Hook()
+    cv = TorchLogisticClassifierCV(Cs=CS, cv=3).set_callbacks(hook).fit(X, y)
+    plain = TorchLogisticClassifierCV(Cs=CS, cv=3).fit(X, y)
+    assert 1 < len(hook.models) <= 100
+    last = TorchLogisticClassifier(C=max(CS)).fit(X, y)
+    np.testing.assert_allclose(hook.models[-1].predict_proba(X), last.predict_proba(X), atol=1e-4)
+    np.testing.assert_array_equal(cv.coef_, plain.coef_)
+
+
+def test_a_callback_that_stops_the_fit_leaves_a_model():
+    X, y = data()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cv = TorchLogisticClassifierCV(Cs=CS, cv=3).set_callbacks(Hook(stop_after=2)).fit(X, y)
+    assert cv.predict(X).shape == y.shape
+    assert not cv.converged_

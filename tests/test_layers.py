@@ -13,6 +13,7 @@ LEVELS = {
     "_labels": 0,
     "_losses": 0,
     "_penalty": 0,
+    "_progress": 0,
     "_parameters": 0,
     "_rows": 0,
     "_scores": 0,
@@ -44,6 +45,7 @@ LEVELS = {
 }
 # An import between two modules of one level is a decision, and each one has its reason here.
 SIDEWAYS = {
+    ("_progress", "_solver"): "what solvers share works on the contracts",
     ("_rows", "_solver"): "the containers of rows implement the contract Rows",
 }
 MODULES = sorted(file.stem for file in PACKAGE.glob("*.py"))

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch_logreg._design import DesignObjective, small_design
 from torch_logreg._losses import LOSSES
 from torch_logreg._metrics import MAX_DAMPING, Cholesky, Kronecker, SampledFisher
+from torch_logreg._progress import State, Trial, start
 from torch_logreg._rows import ArrayRows
-from torch_logreg._solver import Curvature, State, Trial, start
+from torch_logreg._solver import Curvature
 
 MANY = 10**15  # rows, so that no factor is shrunk
 

@@ -12,8 +12,8 @@ from torch_logreg._losses import LOSSES
 from torch_logreg._metrics import Kronecker
 from torch_logreg._natural import Descent
 from torch_logreg._objective import LinearObjective
+from torch_logreg._progress import Progress
 from torch_logreg._rows import ArrayRows
-from torch_logreg._solver import Progress
 
 
 class Uphill(Kronecker):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._solver import Objective, State
+from torch_logreg._progress import State
+from torch_logreg._solver import Objective
 
 CG_STEPS, CG_MAX_STEPS = 16, 4096
 CG_ROUND = 4  # steps between looks at whether more are needed
@@ -80,6 +82,16 @@ class NewtonCG:
             curvature.product, -state.gradient, lambda r: r / diagonal, self._n_steps, accuracy
         )
         return direction, reached <= accuracy
+
+    def may_leave(self, done: np.ndarray) -> np.ndarray:
+        """Which of the problems that are done need not stay in the batch."""
+        return done
+
+    def select(self, problems: np.ndarray, objective: Objective) -> NewtonCG:
+        """For some of the problems, whose objective is `objective`."""
+        some = copy.copy(self)
+        some._objective = objective
+        return some
 
     def adapt(self, trust: np.ndarray) -> np.ndarray:
         """More steps next time where these were too few; returns where that may still help."""

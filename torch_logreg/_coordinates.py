@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -75,6 +76,14 @@ class Coordinates:
         # A column that says nothing gets no coefficient: an infinite scale is a coefficient of 0.
         inverse = (variance / 4 + strength[:, None]).rsqrt_()
         self.inverse_scale = torch.where(self.varies, inverse, 0.0)[:, None]  # (P, 1, d)
+
+    def select(self, problems: Tensor) -> Coordinates:
+        """Those of some of the problems."""
+        some = copy.copy(self)
+        some.n_problems, some.strength = len(problems), self.strength[problems]
+        some.inverse_scale, some.undecided = self.inverse_scale[problems], self.undecided[problems]
+        some.gauge = None if self.gauge is None else self.gauge[problems]
+        return some
 
     # ---- to the columns as they are, and back ----
 

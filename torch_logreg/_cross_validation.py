@@ -16,6 +16,7 @@ from torch_logreg._rows import matmul
 from torch_logreg._scores import is_vectorised, score_all
 
 CHUNK_ROWS = 2**14  # predicted at a time
+SCORED_NUMBERS = 2**19  # raw predictions held at a time, unless those of one C are more
 
 
 class Fold(NamedTuple):
@@ -85,9 +86,13 @@ class Scorer:
             on = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
             codes = torch.as_tensor(data.codes[test])
             if is_vectorised(self._name, len(data.classes), codes, on):
-                z = _raw_predictions(data.X, test, coef, intercept, device)
-                weights = None if on is None else on.to(device)
-                return score_all(self._name, z, codes.to(device), weights)
+                weights, codes = None if on is None else on.to(device), codes.to(device)
+                step = max(1, SCORED_NUMBERS // (coef.shape[1] * len(test)))
+                scores = []
+                for part in (slice(first, first + step) for first in range(0, len(coef), step)):
+                    z = _raw_predictions(data.X, test, coef[part], intercept[part], device)
+                    scores.append(score_all(self._name, z, codes, weights))
+                return np.concatenate(scores)
         X, labels = _rows_of(data.X, test), y[test]
         return np.array(
             [

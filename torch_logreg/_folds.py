@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,11 +64,14 @@ class FoldRows(Rows):
     def weight_sum(self, dtype: torch.dtype) -> Tensor:
         weights = self._rows.weights[0]
         # Fold by fold: the products are as many numbers as X has rows.
-        sums = [(of_fold * weights).sum(dtype=dtype) for of_fold in self._counts]
+        sums = [(self._counts[fold] * weights).sum(dtype=dtype) for fold in range(len(self._counts))]
         return self.total(torch.stack(sums))[self._fold]
 
     def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:
         raise NotImplementedError
+
+    def select(self, problems: np.ndarray) -> FoldRows:
+        return FoldRows(self._rows, self._counts, self._fold[torch.as_tensor(problems, device=self.device)])
 
     def check_finite(self, found: Tensor) -> None:
         self._rows.check_finite(found)

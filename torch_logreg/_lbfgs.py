@@ -10,16 +10,9 @@ import torch
 from torch import Tensor
 
 from torch_logreg._conjugate import NewtonCG
+from torch_logreg._progress import Progress, backtrack, start
 from torch_logreg._secants import Pair, quasi_newton_direction
-from torch_logreg._solver import (
-    Callback,
-    Objective,
-    Progress,
-    Solution,
-    Solver,
-    backtrack,
-    start,
-)
+from torch_logreg._solver import Callback, Objective, Solution, Solver
 
 
 @dataclass(frozen=True)

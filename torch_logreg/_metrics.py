@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from torch_logreg._conjugate import conjugate_gradient
-from torch_logreg._solver import Curvature, Objective, State, Trial
+from torch_logreg._progress import State, Trial
+from torch_logreg._solver import Curvature, Objective
 
 MAX_DAMPING = 1.0
 CONTRACTION = 0.5  # of the gradient in a step, by which a metric shows that it is good
@@ -67,7 +68,12 @@ class Cholesky:
         """The matrices of some problems."""
         some, index = copy.copy(self), torch.as_tensor(problems, device=self.factor.device)
         some.factor, some.succeeded = self.factor[index], self.succeeded[index]
+        some._damping = self._damping[problems]
         return some
+
+    def may_leave(self, done: np.ndarray) -> np.ndarray:
+        """Which of the problems that are done need not stay in the batch."""
+        return done
 
     def learn(self, before: State, trial: Trial) -> np.ndarray:
         return self.damp(trial.verdict == np.inf)
@@ -97,6 +103,15 @@ class NewtonCholesky:
     def adapt(self, trust: np.ndarray) -> np.ndarray:
         """Damp more next time where it failed; returns where that may still help."""
         return self._metric.damp(~trust)
+
+    def may_leave(self, done: np.ndarray) -> np.ndarray:
+        return done
+
+    def select(self, problems: np.ndarray, objective: Objective) -> NewtonCholesky:
+        """For some of the problems, whose objective is `objective`."""
+        some = copy.copy(self)
+        some._objective, some._metric = objective, self._metric.select(problems)
+        return some
 
 
 class Kronecker:
@@ -181,6 +196,9 @@ class Kronecker:
             some._vectors = self._vectors[index]
         return some
 
+    def may_leave(self, done: np.ndarray) -> np.ndarray:
+        return np.zeros_like(done)  # what it is made of is of all problems
+
     def learn(self, before: State, trial: Trial) -> np.ndarray:
         return np.full(trial.step.shape, False)
 
@@ -241,6 +259,12 @@ class SampledFisher:
     def size(self, v: Tensor) -> Tensor:
         return self._preconditioner.solve(v)
 
+    def select(self, problems: np.ndarray) -> SampledFisher:
+        raise NotImplementedError
+
+    def may_leave(self, done: np.ndarray) -> np.ndarray:
+        return np.zeros_like(done)  # what it is made of is of all problems
+
     def learn(self, before: State, trial: Trial) -> np.ndarray:
         """Solve as accurately as the quadratic model is; returns where more steps may help."""
         step, predicted = trial.step, trial.step * (1 - trial.step / 2) * trial.decrement
@@ -264,7 +288,7 @@ class Shared:
     belief = 0.1
 
     def __init__(self, metric: Cholesky | Kronecker, n_each: int) -> None:
-        self._metric, self.scaled = metric, metric.scaled
+        self._metric, self._n_each, self.scaled = metric, n_each, metric.scaled
         # What is the whole Fisher matrix of all rows, or of many, is soon seen not to be a fold's.
         self.patience = 5.0 if metric.exact else metric.patience
         self.succeeded = metric.succeeded.repeat_interleave(n_each)
@@ -280,6 +304,13 @@ class Shared:
 
     def size(self, v: Tensor) -> Tensor:
         return self._metric.size(v)
+
+    def may_leave(self, done: np.ndarray) -> np.ndarray:
+        """Those of a matrix leave together."""
+        return done.reshape(-1, self._n_each).all(axis=1).repeat(self._n_each)
+
+    def select(self, problems: np.ndarray) -> Shared:
+        return Shared(self._metric.select(problems[:: self._n_each] // self._n_each), self._n_each)
 
     def learn(self, before: State, trial: Trial) -> np.ndarray:
         return np.full(trial.step.shape, False)

@@ -13,18 +13,9 @@ from torch import Tensor
 
 from torch_logreg._conjugate import NewtonCG
 from torch_logreg._metrics import CONTRACTION, Cholesky, Kronecker, Metric, NewtonCholesky, SampledFisher
+from torch_logreg._progress import Progress, State, Trial, backtrack, start
 from torch_logreg._secants import Pair, quasi_newton_direction
-from torch_logreg._solver import (
-    Batch,
-    Callback,
-    Objective,
-    Progress,
-    Solution,
-    Solver,
-    State,
-    backtrack,
-    start,
-)
+from torch_logreg._solver import Batch, Callback, Objective, Solution, Solver
 
 CHOLESKY_PARAMETERS = 1024  # above it a factorisation costs more than the products of a CG solve
 FACTOR_PARAMETERS = 2048  # of one output, above which the same is true of an eigendecomposition
@@ -67,8 +58,7 @@ class NaturalSGD(Solver):
         if metric is None:
             return self._newton(NewtonCG(objective, self.tol), objective, w, progress, callback)
         own = metric.exact and not isinstance(metric, Cholesky)
-        work = objective.n_problems * objective.rows.n_rows * objective.n_parameters**2
-        lazy = self.lazy and not own and work > LAZY_WORK
+        lazy = self.lazy and not own and _work(objective) > LAZY_WORK
         if isinstance(metric, Cholesky) and not lazy and not objective.batches:
             return self._newton(NewtonCholesky(objective), objective, w, progress, callback)
         return Descent(objective, metric, lazy, self.max_iter, progress, callback).run(w)
@@ -111,11 +101,24 @@ class NaturalSGD(Solver):
             state = trial.state
             if finished:
                 break
+            staying = progress.staying(newton.may_leave(progress.done))
+            if staying is not None and (fewer := objective.select(staying)) is not None:
+                objective, newton = fewer, newton.select(staying, fewer)
+                state = progress.leave(state, staying)
         return progress.solution(state)
 
 
+def _work(objective: Objective) -> int:
+    """Multiplications for a Fisher matrix of each problem."""
+    return objective.n_problems * objective.rows.n_rows * objective.n_parameters**2
+
+
 class Descent:
-    """One run of `NaturalSGD` with a metric that can be solved with."""
+    """One run of `NaturalSGD` with a metric that can be solved with.
+
+    Without `look_back` the last step, which a metric shown to be good predicts, is not evaluated: the
+    solution's objective is that of the point before.
+    """
 
     def __init__(
         self,
@@ -125,13 +128,17 @@ class Descent:
         max_iter: int,
         progress: Progress,
         callback: Callback,
+        look_back: bool = True,
     ) -> None:
         self._objective, self._metric, self._lazy = objective, metric, lazy
         self._max_iter, self._progress, self._callback = max_iter, progress, callback
+        self._look_back = look_back
 
-    def run(self, w: Tensor) -> Solution:
-        progress, metric = self._progress, self._metric
-        state, contracting = self._on_batches(w) if self._objective.batches else (self._start(w), False)
+    def run(self, w: Tensor, state: State | None = None) -> Solution:
+        """From the weights `w`, or from a state there if that is known."""
+        progress, metric, contracting = self._progress, self._metric, False
+        if state is None:
+            state, contracting = self._on_batches(w) if self._objective.batches else (self._start(w), False)
         pairs: deque[Pair] = deque(maxlen=MEMORY)
         first, full_step, n_failures = progress.updates, True, 0.0
         while progress.updates < self._max_iter and not progress.done.all():
@@ -145,6 +152,9 @@ class Descent:
                 if metric.exact:
                     pairs.clear()
             direction = quasi_newton_direction(state.gradient, pairs, metric.solve, metric.scaled)
+            if contracting and not self._look_back and (last := self._last(state, direction)) is not None:
+                progress.record(state, last, np.ones_like(last.step), last.step > 0, self._callback)
+                return progress.solution(last.state)
             verdict = self._contraction(state.gradient) if self._lazy else self._failure()
             trial = backtrack(self._objective, state, progress.freeze(direction), verdict)
             contracted = trial.verdict <= CONTRACTION
@@ -164,7 +174,23 @@ class Descent:
                     Pair.between(state.w, state.gradient, after.w, after.gradient, self._objective.rows.dtype)
                 )
             state = trial.state
+            staying = progress.staying(metric.may_leave(progress.done))
+            if staying is not None and (fewer := self._objective.select(staying)) is not None:
+                self._objective, self._metric = fewer, metric.select(staying)
+                if isinstance(metric, Cholesky):
+                    self._lazy = self._lazy and _work(fewer) > LAZY_WORK
+                metric, state = self._metric, progress.leave(state, staying)
+                index = torch.as_tensor(staying, device=w.device)
+                pairs = deque((pair.select(index) for pair in pairs), maxlen=MEMORY)
         return progress.solution(state)
+
+    def _last(self, state: State, direction: Tensor) -> Trial | None:
+        """The step to the solution of all problems, if that is what it is."""
+        decrement = -torch.linalg.vecdot(state.gradient, direction).cpu().numpy()
+        if not self._progress.ends(state, decrement):
+            return None
+        after = state._replace(w=state.w + self._progress.freeze(direction))
+        return Trial(after, np.ones(len(decrement)), decrement, np.zeros(len(decrement)))
 
     def _exact(self) -> Metric:
         """The Fisher matrix of all rows, where a sample has shown to say too little of them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,8 +79,8 @@ class LinearObjective(Objective):
     def linear(self, block: Block, coef: Tensor, intercept: Tensor) -> Tensor:
         """Raw predictions of a block from raw coefficients, in the dtype of the rows."""
         dtype = self.rows.dtype
-        z = matmul(block.X, coef.to(dtype).flatten(0, 1)).add_(intercept.to(dtype).view(-1, 1))
-        return z.view(self.n_problems, self.n_outputs, -1)  # (P, K, n)
+        z = matmul(block.X, coef.to(dtype).flatten(0, 1)).add_(intercept.to(dtype).reshape(-1, 1))
+        return z.view(len(coef), self.n_outputs, -1)  # (P, K, n)
 
     def pull_back(self, partial: Tensor) -> Tensor:
         """Sums over blocks of `rmatmul` as a gradient of F in the coordinates w."""
@@ -92,13 +93,26 @@ class LinearObjective(Objective):
         # In its own dtype over a block, as the products are: a sum in another takes ten times as long.
         return torch.cat([products, r.sum(dim=2, keepdim=True).to(self.dtype)], dim=2)
 
+    def select(self, problems: np.ndarray) -> LinearObjective | None:
+        rows = self.rows.select(problems)
+        if rows is None:
+            return None
+        index = torch.as_tensor(problems, device=rows.device)
+        C = 1 / (self.penalty.strength * self.weight_sum)[index]
+        coordinates = self.coordinates.select(index)
+        return LinearObjective(rows, self.loss, C, self.n_outputs, self.fit_intercept, coordinates)
+
     # ---- F and its derivatives ----
 
-    def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_gradient(self, w: Tensor, n_alike: int = 1) -> tuple[Tensor, Tensor]:
+        """See `Objective`; in runs of `n_alike` problems all have the same raw coefficients."""
         coef, intercept = self.coordinates.to_raw(w)
 
         def of_block(block: Block) -> tuple[Tensor, Tensor]:
-            loss, slope = self.loss.value_and_gradient_(self.linear(block, coef, intercept), block.target)
+            z = self.linear(block, coef[::n_alike], intercept[::n_alike])
+            loss, slope = self.loss.value_and_gradient_(z, block.target)
+            if n_alike > 1:
+                loss, slope = (each.repeat_interleave(n_alike, dim=0) for each in (loss, slope))
             value = torch.linalg.vecdot(block.weights, loss).to(self.dtype)
             return value, self.rmatmul(block, slope.mul_(block.weights[:, None]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,14 +20,14 @@ from torch_logreg._metrics import Cholesky, Kronecker, Shared
 from torch_logreg._natural import CHOLESKY_PARAMETERS, FACTOR_PARAMETERS, MEMORY, Descent
 from torch_logreg._objective import LinearObjective
 from torch_logreg._problems import Method, is_small, linear_objective
+from torch_logreg._progress import Progress, start
 from torch_logreg._rows import ArrayRows
-from torch_logreg._solver import Callback, Iteration, Progress, Solution, Solver
+from torch_logreg._solver import Iteration, Solution, Solver
 
-OWN_METRICS_WORK = (
-    2**28
-)  # multiplications for the Fisher matrices of all problems, up to which each has its own
-LEAVE_NUMBERS = 2**12  # raw predictions of a pass, from which it pays to start anew with fewer problems
-LEAVE = 0.5  # of the problems left
+# Multiplications for the Fisher matrices of all problems, up to which each has its own.
+OWN_METRICS_WORK = 2**28
+
+SCRATCH = 3 * 2**24  # bytes that any fit takes, for however few problems
 
 # Of the number of the first C, an iteration, and what makes the coefficients of the last C.
 Watch: TypeAlias = Callable[[int, Iteration, Callable[[], tuple[np.ndarray, np.ndarray]]], bool]
@@ -103,13 +103,13 @@ class PathSolver:
             np.zeros(shape, dtype=np.int32),
             np.full(shape, "max_iter", dtype="<U16"),
         )
-        at_once = max(1, self.max_memory // self._problem_bytes())
+        at_once = max(1, (self.max_memory - SCRATCH) // self._problem_bytes())
         n_Cs, folds_at_once = max(1, at_once // max(n_folds, 1)), max(1, min(n_folds, at_once))
         for first in range(0, len(Cs), n_Cs):
             chunk = np.arange(first, min(first + n_Cs, len(Cs)))
             common = self._on_all_rows(path, Cs, chunk)
-            for start in range(0, n_folds, folds_at_once):
-                self._on_folds(path, Cs, chunk, np.arange(start, min(start + folds_at_once, n_folds)), common)
+            for fold in range(0, n_folds, folds_at_once):
+                self._on_folds(path, Cs, chunk, np.arange(fold, min(fold + folds_at_once, n_folds)), common)
         return path
 
     def _problem_bytes(self) -> int:
@@ -174,65 +174,43 @@ class PathSolver:
     def _on_folds(
         self, path: Path, Cs: np.ndarray, chunk: np.ndarray, folds: np.ndarray, common: _Common
     ) -> None:
-        path.coef[np.ix_(folds, chunk)] = path.coef[-1, chunk]
-        path.intercept[np.ix_(folds, chunk)] = path.intercept[-1, chunk]
-        metric: Cholesky | Kronecker | None = None
-        own = not self.natural or (self._small() and self._own_metrics(len(chunk) * len(folds)))
-        weight_sums = self._fold_weights(folds)
-        strength = 1 / (torch.tensor(Cs[chunk], dtype=self.exact, device=self.device) * weight_sums.mean())
-        eps = float(torch.finfo(self.dtype).eps)
-        if not own:
-            metric = common.metric(for_problems(common.objective.coordinates, strength, eps))
-        left, n_left = chunk, self.max_iter
-        while len(left):
-            objective = self._fold_objective(Cs[left], folds, common, strength[np.isin(chunk, left)], metric)
-            here = np.ix_(folds, left)
-            start = (np.swapaxes(array[here], 0, 1).reshape(-1, *array.shape[2:]) for array in path[:2])
-            w = self._weights(objective.coordinates, *start)
-            leave = self._leave(len(left), len(folds), n_left)
-            if metric is None:
-                solution = self.make_solver(n_left).minimize(objective, w, leave)
-            else:
-                shared = Shared(metric.select(np.flatnonzero(np.isin(chunk, left))), len(folds))
-                progress = Progress(objective, self.tol)
-                solution = Descent(objective, shared, True, n_left, progress, leave).run(w)
-            self._keep(path, objective.coordinates, solution, folds, left)
-            n_left -= int(solution.n_iter.max(initial=0))
-            left = left[(path.reasons[here] == "callback").any(axis=0)]
-
-    def _fold_weights(self, folds: np.ndarray) -> Tensor:
-        every = torch.as_tensor(folds, device=self.device)
-        return FoldRows(self.rows(1), self.on_device[3], every).weight_sum(self.exact)
-
-    def _fold_objective(
-        self,
-        Cs: np.ndarray,
-        folds: np.ndarray,
-        common: _Common,
-        strength: Tensor,
-        metric: Cholesky | Kronecker | None,
-    ) -> LinearObjective | DesignObjective:
+        """All of these folds for all of these Cs, the folds of a C in a row."""
         n_folds = len(folds)
-        fold = torch.as_tensor(np.tile(folds, len(Cs)), device=self.device)
-        rows = FoldRows(self.rows(len(fold)), self.on_device[3], fold)
-        C = torch.tensor(np.repeat(Cs, n_folds), dtype=self.exact, device=self.device)
+        weight_sums = FoldRows(self.rows(1), self.on_device[3], self._index(folds)).weight_sum(self.exact)
+        C = torch.tensor(Cs[chunk], dtype=self.exact, device=self.device)
+        strength, eps = 1 / (C * weight_sums.mean()), float(torch.finfo(self.dtype).eps)
+        own = not self.natural or (self._small() and self._own_metrics(len(chunk) * n_folds))
+        here = common.objective.coordinates
+        metric = None if own else common.metric(for_problems(here, strength, eps))
+        rows = FoldRows(
+            self.rows(len(chunk) * n_folds), self.on_device[3], self._index(np.tile(folds, len(chunk)))
+        )
+        C, settings = C.repeat_interleave(n_folds), (self.K, self.fit_intercept)
+        raw = [array[-1, chunk].repeat(n_folds, axis=0) for array in path[:2]]
         if metric is None and self._small():
-            return small_design(rows, C, self.loss, self.K, self.fit_intercept)
-        of_problem, eps = strength.repeat_interleave(n_folds), float(torch.finfo(self.dtype).eps)
-        coordinates = for_problems(common.objective.coordinates, of_problem, eps)
-        return LinearObjective(rows, self.loss, C, self.K, self.fit_intercept, coordinates)
+            design = small_design(rows, C, self.loss, *settings)
+            w = self._weights(design.coordinates, *raw)
+            solution = self.make_solver(self.max_iter).minimize(design, w, _go_on)
+            self._keep(path, design.coordinates, solution, folds, chunk)
+            return
+        coordinates = for_problems(here, strength.repeat_interleave(n_folds), eps)
+        objective = LinearObjective(rows, self.loss, C, *settings, coordinates)
+        w = self._weights(coordinates, *raw)
+        if metric is None:
+            solution = self.make_solver(self.max_iter).minimize(objective, w, _go_on)
+        else:
+            shared, progress = Shared(metric, n_folds), Progress(objective, self.tol)
+            descent = Descent(objective, shared, True, self.max_iter, progress, _go_on, look_back=False)
+            evaluate = partial(objective.value_and_gradient, n_alike=n_folds)
+            solution = descent.run(w, start(objective, w, evaluate))
+        self._keep(path, coordinates, solution, folds, chunk)
 
-    def _leave(self, n_Cs: int, n_folds: int, n_left: int) -> Callback:
-        """Ends a run once enough Cs are done on all folds that it pays to go on without them."""
-        large = n_Cs * n_folds * self.K * self.data.X.shape[0] >= LEAVE_NUMBERS
+    def _index(self, numbers: np.ndarray) -> Tensor:
+        return torch.as_tensor(numbers, device=self.device)
 
-        def callback(iteration: Iteration) -> bool:
-            if not large or iteration.number + 1 >= n_left:
-                return False
-            done = iteration.done.reshape(n_Cs, n_folds).all(axis=1).sum()
-            return bool(LEAVE * n_Cs <= done < n_Cs)
 
-        return callback
+def _go_on(iteration: Iteration) -> bool:
+    return False
 
 
 class _Common(NamedTuple):

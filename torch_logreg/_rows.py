@@ -21,7 +21,8 @@ BLOCK_NUMBERS = 2**20  # numbers in the (Q, n_rows) arrays of one block
 # Of dense rows on the CPU: a block's rows are still in the cache when the second product reads them.
 CACHE_NUMBERS, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 2**17, 2**10, 2**14
 SUB_ROWS, FEW_OUTPUTS = 2**10, 4  # see `_whole_parts`
-CHUNK_NUMBERS = 2**21  # numbers in the scratch arrays of `sandwich`
+CHUNK_NUMBERS = 2**21  # of rows gathered or centred at a time
+SANDWICH_NUMBERS = 2**19  # in the scratch array of `sandwich`: some megabytes, which a cache holds
 
 
 def matmul(X: Matrix, coef: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ def sandwich(X: Matrix, weights: Tensor, center: Tensor, spread: Tensor, interce
     """
     Q, m = len(weights), X.shape[1] + intercept
     result = torch.zeros((Q * m, m), dtype=center.dtype, device=center.device)
-    for rows, A in _standardised_chunks(X, center, spread, intercept, CHUNK_NUMBERS // (Q * m)):
+    for rows, A in _standardised_chunks(X, center, spread, intercept, SANDWICH_NUMBERS // (Q * m)):
         weighted = weights[:, rows].T.to(center.dtype).contiguous()[:, :, None] * A[:, None]  # (rows, Q, m)
         result.addmm_(weighted.view(-1, Q * m).T, A)
     return result.view(Q, m, m)
@@ -109,7 +110,7 @@ def sandwich_outer(X: Matrix, factors: Tensor, center: Tensor, spread: Tensor, i
     """
     P, K, m = *factors.shape[:2], X.shape[1] + intercept
     result = torch.zeros((P, K * m, K * m), dtype=center.dtype, device=center.device)
-    for rows, A in _standardised_chunks(X, center, spread, intercept, CHUNK_NUMBERS // (P * K * m)):
+    for rows, A in _standardised_chunks(X, center, spread, intercept, SANDWICH_NUMBERS // (P * K * m)):
         product = (
             factors[:, :, rows].mT.to(center.dtype).contiguous()[..., None] * A[:, None]
         )  # (P, rows, K, m)
@@ -280,6 +281,9 @@ class ArrayRows(Rows):
         drawn = drawn[order]
         own = self.weights[:, drawn]
         return Sample(lambda part: self._block(drawn[part]), own, measure[drawn], key)
+
+    def select(self, problems: np.ndarray) -> ArrayRows | None:
+        return self if len(self.weights) == 1 else None
 
     def check_finite(self, found: Tensor) -> None:
         if self._check is not None and not bool(torch.isfinite(found).all()):

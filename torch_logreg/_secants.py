@@ -27,6 +27,9 @@ class Pair:
         enough = sy > torch.finfo(sy.dtype).eps * torch.linalg.vecdot(y, y)[:, None]
         return cls(s, y, torch.where(enough, 1 / sy, 0.0))
 
+    def select(self, problems: Tensor) -> Pair:
+        return Pair(self.s[problems], self.y[problems], self.rho[problems])
+
 
 def quasi_newton_direction(
     gradient: Tensor,

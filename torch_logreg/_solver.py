@@ -1,4 +1,4 @@
-"""The contracts `Rows`, `Objective` and `Solver`, and what solvers share."""
+"""The contracts `Rows`, `Objective` and `Solver`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-
-ARMIJO = 1e-4
-MAX_HALVINGS = 30
 
 
 class Sparse(NamedTuple):
@@ -90,6 +87,10 @@ class Rows(ABC):
 
         A row is drawn with a probability that grows with its weight and with the rarity of its group.
         """
+
+    def select(self, problems: np.ndarray) -> Rows | None:
+        """The rows as some of the problems weigh them; None where that is not known."""
+        return None
 
     @abstractmethod
     def check_finite(self, found: Tensor) -> None:
@@ -171,6 +172,10 @@ class Objective(ABC):
         """A first Newton direction (P, n_parameters), as far as it is best to go, if that is known."""
         return direction
 
+    def select(self, problems: np.ndarray) -> Objective | None:
+        """Some of the problems, without batches; None where all must stay together."""
+        return None
+
     def rough(self) -> Objective:
         """The same in float32, where that is cheaper, for a metric that need not be exact."""
         return self
@@ -233,145 +238,3 @@ class Solver(ABC):
 
         A callback that returns True stops the solver.
         """
-
-
-class State(NamedTuple):
-    """A point, what F is there, and the same on the host."""
-
-    w: Tensor  # (P, n_parameters)
-    value: Tensor  # (P,)
-    gradient: Tensor  # (P, n_parameters)
-    objective: np.ndarray  # (P,)
-    gradient_norm: np.ndarray  # (P,) max |gradient|
-
-
-def start(objective: Objective, w: Tensor) -> State:
-    value, gradient = objective.value_and_gradient(w)
-    state = State(w, value, gradient, *_to_host([value, largest(gradient)]))
-    if not (np.isfinite(state.objective).all() and np.isfinite(state.gradient_norm).all()):
-        objective.rows.check_finite(torch.stack([value, largest(gradient)]))
-    return state
-
-
-def largest(gradient: Tensor) -> Tensor:
-    """Max |gradient| of each problem, (P,)."""
-    return torch.linalg.vector_norm(gradient, torch.inf, dim=1)
-
-
-def _to_host(numbers: list[Tensor]) -> np.ndarray:
-    """Several (P,) tensors in one transfer, of the dtype that holds them all."""
-    return torch.cat(numbers).cpu().numpy().reshape(len(numbers), -1)
-
-
-class Trial(NamedTuple):
-    """Where a line search ended."""
-
-    state: State
-    step: np.ndarray  # (P,), 0 for a problem that did not move
-    decrement: np.ndarray  # (P,) -gradient @ direction: twice the decrease a Newton step predicts
-    verdict: np.ndarray  # (P,) as given
-
-
-def backtrack(
-    objective: Objective, state: State, direction: Tensor, verdict: Tensor | Callable[[Tensor], Tensor]
-) -> Trial:
-    """Armijo backtracking from the whole step, each problem with its own step length.
-
-    All that the host learns of an iteration comes in one transfer with the outcome of a trial: `verdict`
-    (P,) too, which may be a function of the gradient reached. A value that rises by rounding alone is
-    accepted; a problem whose direction does not descend stays where it is.
-    """
-    slope = torch.linalg.vecdot(state.gradient, direction)
-    highest = state.objective + 4 * torch.finfo(objective.rows.dtype).eps * np.abs(state.objective)
-    w, step = state.w + direction, np.ones(len(highest))
-    for _ in range(MAX_HALVINGS):
-        value, gradient = objective.value_and_gradient(w)
-        judged = verdict(gradient) if callable(verdict) else verdict
-        report = _to_host([slope, value, largest(gradient), judged])
-        descends = report[0] <= 0  # False for NaN too
-        enough = (report[1] <= highest + ARMIJO * step * report[0]) & descends
-        if all(enough == descends):  # for a few problems several times as fast as `.all()`
-            break
-        step = np.where(enough, step, step / 2)
-        lengths = torch.as_tensor(step, dtype=w.dtype, device=w.device)
-        w = state.w + lengths[:, None] * direction
-    reached = State(w, value, gradient, report[1], report[2])
-    if not all(enough):
-        moved = torch.as_tensor(enough, device=w.device)
-        reached = State(
-            torch.where(moved[:, None], w, state.w),
-            torch.where(moved, value, state.value),
-            torch.where(moved[:, None], gradient, state.gradient),
-            np.where(enough, report[1], state.objective),
-            np.where(enough, report[2], state.gradient_norm),
-        )
-    return Trial(reached, step * enough, -report[0], report[3])
-
-
-class Progress:
-    """Which of P problems are done and why, how often each was updated, and how much was read."""
-
-    def __init__(self, objective: Objective, tol: float | None) -> None:
-        eps = float(torch.finfo(objective.rows.dtype).eps)
-        self.tol, self._rows = tol, objective.rows
-        # A decrease below rounding cannot be seen, whatever tol asks for.
-        self._decrease, self._vanished = max((tol or 0.0) ** 2, 4 * eps), eps**2
-        self.reasons = ["max_iter"] * objective.n_problems
-        self.updates = 0
-        self.n_iter = np.zeros(objective.n_problems, dtype=np.int32)
-        self.done = np.zeros(objective.n_problems, dtype=bool)
-
-    def record(
-        self, before: State, trial: Trial, trust: np.ndarray, improvable: np.ndarray, callback: Callback
-    ) -> bool:
-        """Take in one update; True once there is nothing left to do.
-
-        A problem is solved if at the weights before the update max |gradient| <= tol and the predicted
-        relative decrease <= tol²; that update is taken all the same. `trust` (P,), up to 1, divides the
-        decrement where it may be too small and is 0 where it says nothing; `improvable` says where a better
-        direction may yet be found.
-        """
-        self.n_iter += ~self.done
-        if self.tol is not None:
-            self._stop(before, trial, trust, improvable)
-        return self._tell(before, trial, callback)
-
-    def record_batch(self, before: State, trial: Trial, callback: Callback) -> bool:
-        """Take in an update on a sample of the rows, which says nothing of convergence on all."""
-        self.n_iter += 1
-        return self._tell(before, trial, callback)
-
-    def _tell(self, before: State, trial: Trial, callback: Callback) -> bool:
-        number, read = self.updates, self._rows.rows_read
-        self.updates += 1
-        update = Iteration(
-            number, before.objective, before.gradient_norm, trial.step, read, trial.state.w, self.done
-        )
-        if callback(update):
-            self._conclude(~self.done, "callback")
-        return all(self.done)
-
-    def _stop(self, before: State, trial: Trial, trust: np.ndarray, improvable: np.ndarray) -> None:
-        decrease = trust * self._decrease * before.objective
-        small = (before.gradient_norm <= self.tol) & (trial.decrement / 2 <= decrease)
-        vanished, solved = before.objective <= self._vanished, (trust > 0) & small
-        stuck = (trial.step == 0) & ~improvable
-        if any(vanished | solved | stuck):
-            self._conclude(vanished, "separation")
-            self._conclude(solved, "converged")
-            self._conclude(stuck, "precision")
-
-    def _conclude(self, which: np.ndarray, reason: str) -> None:
-        for problem in np.flatnonzero(which & ~self.done):
-            self.reasons[problem] = reason
-            self.done[problem] = True
-
-    def freeze(self, direction: Tensor) -> Tensor:
-        """No step for the problems that are done."""
-        if not any(self.done):
-            return direction
-        done = torch.as_tensor(self.done, device=direction.device)
-        return torch.where(done[:, None], 0.0, direction)
-
-    def solution(self, state: State) -> Solution:
-        return Solution(state.w, state.objective, state.gradient_norm, self.n_iter, self.reasons)

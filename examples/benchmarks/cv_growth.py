@@ -28,7 +28,7 @@ from torch_logreg import TorchLogisticClassifierCV
 
 N_ROWS, N_FEATURES, SIZES = 50_000, 100, (1, 3, 10, 30, 100)
 OURS, PEER = "TorchLogisticClassifierCV()", 'LogisticRegressionCV(solver="newton-cholesky")'
-BOUNDS = (2**30, 2**24)  # bytes
+BOUNDS = (2**30, 2**27, 2**26)  # bytes
 SHARED: dict[str, Any] = dict(cv=5, scoring="neg_log_loss")
 
 
@@ -63,7 +63,7 @@ def power(times: dict[int, float]) -> float:
 
 def child(bound: float, scale: float) -> None:
     X, y = harness.correlated(int(N_ROWS * scale), N_FEATURES, 2, "float32")
-    fit = partial(TorchLogisticClassifierCV, Cs=30, max_batch_memory=bound, **SHARED)
+    fit = partial(TorchLogisticClassifierCV, Cs=100, max_batch_memory=bound, **SHARED)
     fit().fit(X[:500, :20], y[:500])  # loads libraries
     gc.collect()
     memory.reset_peak()
@@ -79,7 +79,7 @@ def memory_table(scale: float) -> str:
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         taken, of_X = json.loads(done.stdout.splitlines()[-1])
         lines.append([f"{bound / 2**20:.0f}", f"{taken / 2**20:.0f}", f"{of_X / 2**20:.0f}"])
-    return harness.table(["max_batch_memory, MiB", "fit of 30 values, MiB", "X, MiB"], lines)
+    return harness.table(["max_batch_memory, MiB", "fit of 100 values, MiB", "X, MiB"], lines)
 
 
 def draw(seconds: dict[str, dict[int, float]]) -> None:
