@@ -34,7 +34,7 @@ from torch_logreg._inputs import (
 )
 from torch_logreg._parameters import check_solver_exists
 from torch_logreg._path import Path, PathSolver
-from torch_logreg._solver import REASONS, Iteration, Solver
+from torch_logreg._solver import REASONS, Iteration
 
 CV_SOLVERS = {name: make for name, make in SOLVERS.items() if name != "sgd"}
 AS_THERE = ("fit_intercept", "class_weight", "max_iter", "tol", "device", "random_state", "verbose")
@@ -344,18 +344,12 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         self, data: TrainingData, counts: np.ndarray, device: torch.device, told: _Told, Cs: np.ndarray
     ) -> Path:
         name = self._solver_name()
-
-        def make_solver(max_iter: int) -> Solver:
-            return CV_SOLVERS[name](max_iter=max_iter, tol=self.tol)
-
         solver = PathSolver(
             data,
             counts,
             device,
             bool(self.fit_intercept),
-            make_solver,
-            self.max_iter,
-            self.tol,
+            CV_SOLVERS[name](max_iter=self.max_iter, tol=self.tol),
             name == "natural-sgd",
             self._sampling_seed,
             int(self.max_batch_memory),

@@ -38,7 +38,7 @@ class Path(NamedTuple):
 
     coef: np.ndarray  # (n_folds + 1, n_Cs, K, d) float64
     intercept: np.ndarray  # (n_folds + 1, n_Cs, K) float64
-    objective: np.ndarray  # F
+    objective: np.ndarray  # F, for folds of the point before the last
     n_iter: np.ndarray
     reasons: np.ndarray  # of str
 
@@ -51,9 +51,7 @@ class PathSolver:
     counts: np.ndarray  # (n_folds, n_rows): how often each row is in the training part of each fold
     device: torch.device
     fit_intercept: bool
-    make_solver: Callable[[int], Solver]  # of the updates left
-    max_iter: int
-    tol: float | None
+    solver: Solver
     natural: bool  # whether metrics may be shared
     seed: Callable[[], int]  # of samples of the rows
     max_memory: int  # bytes for the problems solved at once
@@ -147,7 +145,7 @@ class PathSolver:
 
             return self.watch(int(chunk[0]), iteration, largest_C)
 
-        solution = self.make_solver(self.max_iter).minimize(objective, w, callback)
+        solution = self.solver.minimize(objective, w, callback)
         w = coordinates.canonical(solution.w)
         self._keep(path, coordinates, solution, [len(self.counts)], chunk)
         return _Common(objective, w)
@@ -190,17 +188,17 @@ class PathSolver:
         if metric is None and self._small():
             design = small_design(rows, C, self.loss, *settings)
             w = self._weights(design.coordinates, *raw)
-            solution = self.make_solver(self.max_iter).minimize(design, w, _go_on)
+            solution = self.solver.minimize(design, w, _go_on)
             self._keep(path, design.coordinates, solution, folds, chunk)
             return
         coordinates = for_problems(here, strength.repeat_interleave(n_folds), eps)
         objective = LinearObjective(rows, self.loss, C, *settings, coordinates)
         w = self._weights(coordinates, *raw)
         if metric is None:
-            solution = self.make_solver(self.max_iter).minimize(objective, w, _go_on)
+            solution = self.solver.minimize(objective, w, _go_on)
         else:
-            shared, progress = Shared(metric, n_folds), Progress(objective, self.tol)
-            descent = Descent(objective, shared, True, self.max_iter, progress, _go_on, look_back=False)
+            shared, progress = Shared(metric, n_folds), Progress(objective, self.solver.tol)
+            descent = Descent(objective, shared, True, self.solver.max_iter, progress, _go_on, look_back=False)
             evaluate = partial(objective.value_and_gradient, n_alike=n_folds)
             solution = descent.run(w, start(objective, w, evaluate))
         self._keep(path, coordinates, solution, folds, chunk)
