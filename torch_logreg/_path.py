@@ -198,7 +198,9 @@ class PathSolver:
             solution = self.solver.minimize(objective, w, _go_on)
         else:
             shared, progress = Shared(metric, n_folds), Progress(objective, self.solver.tol)
-            descent = Descent(objective, shared, True, self.solver.max_iter, progress, _go_on, look_back=False)
+            descent = Descent(
+                objective, shared, True, self.solver.max_iter, progress, _go_on, look_back=False
+            )
             evaluate = partial(objective.value_and_gradient, n_alike=n_folds)
             solution = descent.run(w, start(objective, w, evaluate))
         self._keep(path, coordinates, solution, folds, chunk)
