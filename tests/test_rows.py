@@ -146,7 +146,7 @@ def test_rmatmul_deviation_is_that_of_numpy(kind, dtype, chunk, monkeypatch):
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("chunk", [1, 100, 2**21])
 def test_sandwich_is_that_of_numpy(kind, dtype, intercept, chunk, monkeypatch):
-    monkeypatch.setattr(_rows, "CHUNK_NUMBERS", chunk)
+    monkeypatch.setattr(_rows, "SANDWICH_NUMBERS", chunk)
     X, weights, other = _data(dtype)
     center, spread = other[0].astype(float), 0.5 + np.abs(other[1]).astype(float)
     arguments = torch.from_numpy(weights), torch.from_numpy(center), torch.from_numpy(spread), intercept
@@ -162,7 +162,7 @@ def test_sandwich_is_that_of_numpy(kind, dtype, intercept, chunk, monkeypatch):
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("chunk", [1, 200, 2**21])
 def test_sandwich_outer_is_that_of_numpy(kind, dtype, intercept, chunk, monkeypatch):
-    monkeypatch.setattr(_rows, "CHUNK_NUMBERS", chunk)
+    monkeypatch.setattr(_rows, "SANDWICH_NUMBERS", chunk)
     X, _, other = _data(dtype)
     factors = np.random.default_rng(1).normal(size=(2, 3, len(X))).astype(dtype)
     center, spread = other[0].astype(float), 0.5 + np.abs(other[1]).astype(float)
@@ -510,7 +510,7 @@ def test_a_sparse_matrix_is_never_made_dense_as_a_whole():
 def test_the_fisher_matrix_of_sparse_rows_makes_few_of_them_dense_at_a_time(monkeypatch):
     n, d = 20_000, 30
     X = scipy.sparse.random_array((n, d), density=0.05, format="csr", rng=np.random.default_rng(0))
-    monkeypatch.setattr(_rows, "CHUNK_NUMBERS", 2**14)
+    monkeypatch.setattr(_rows, "SANDWICH_NUMBERS", 2**14)
     y = np.arange(n) % 2
     with _Largest() as largest:
         TorchLogisticClassifier(solver="newton-cholesky").fit(X, y)
