@@ -42,6 +42,7 @@ from torch_logreg._natural import NaturalSGD
 from torch_logreg._parameters import check_all_are_read, check_solver_exists
 from torch_logreg._predictions import Output, linear_predictions, module_predictions
 from torch_logreg._problems import Method, Problem, linear_problem, module_problem
+from torch_logreg._separation import Separation, separation_of
 from torch_logreg._sgd import SGD
 from torch_logreg._solver import REASONS, Iteration, Solver
 
@@ -199,8 +200,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     stop_reason_ : str
         "converged", "max_iter", "precision" (no step decreases the objective any more in this dtype),
-        "early_stopping", "separation" (the classes are perfectly separable and C is infinite, or as good
-        as) or "callback".
+        "early_stopping", "separation" (C is infinite, or as good as, and the classes can be separated,
+        completely or in part) or "callback".
 
     objective_ : float
         The objective above at the end (with C taken as 1 where it is infinite).
@@ -361,12 +362,13 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             forward = Forward(self, X, y, metadata)
             with self._without_autograd(data):
                 fitted = self._solve(data, forward)
+            separated = self._separation(data, fitted)
             for name in ("coef_", "intercept_", "_module", "_link"):
                 self.__dict__.pop(name, None)  # of a fit with or without a module, before this one
             self.__dict__.update(fitted)
             forward.close()
         if self.tol is not None and self.stop_reason_ in REASONS:
-            self._warn_not_converged()
+            self._warn_not_converged(separated)
         return self
 
     def _check_parameters(self) -> None:
@@ -500,9 +502,20 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     def _accuracy(problem: Problem, data: TrainingData) -> Callable[[Tensor], float]:
         return EarlyStopping(problem, data, n_iter_no_change=1).score
 
-    def _warn_not_converged(self) -> None:
+    def _separation(self, data: TrainingData, fitted: dict[str, Any]) -> Separation | None:
+        """What separates the classes of a fit without a penalty, which then has not converged."""
+        if np.isfinite(self.C) or self._is_module() or self.early_stopping or self.tol is None:
+            return None
+        separated = separation_of(data, fitted, bool(self.fit_intercept), self.tol)
+        if separated is not None:
+            fitted |= {"converged_": False, "stop_reason_": "separation"}
+        return separated
+
+    def _warn_not_converged(self, separated: Separation | None) -> None:
         dtype = self.coef_.dtype if "coef_" in vars(self) else next(self._module.parameters()).dtype
         reason = REASONS[self.stop_reason_].format(max_iter=self.max_iter, dtype=dtype)
+        if separated is not None:
+            reason = separated.describe(vars(self).get("feature_names_in_"))
         warnings.warn(
             f"{self.solver_} stopped after {int(self.n_iter_[0])} iterations before it converged: {reason}.",
             ConvergenceWarning,

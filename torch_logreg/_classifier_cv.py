@@ -34,6 +34,7 @@ from torch_logreg._inputs import (
 )
 from torch_logreg._parameters import check_solver_exists
 from torch_logreg._path import Path, PathSolver
+from torch_logreg._separation import Separation, separation_of
 from torch_logreg._solver import REASONS, Iteration
 
 CV_SOLVERS = {name: make for name, make in SOLVERS.items() if name != "sgd"}
@@ -337,7 +338,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
                 for number, fold in enumerate(folds)
             ]
         )
-        self._warn_of(path, Cs)
+        self._warn_of(path, Cs, self._separation_of(data, path, Cs))
         return self._attributes(data, Cs, scores, path, told, np.argsort(order))
 
     def _solve_path(
@@ -413,16 +414,34 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             }
         return fitted
 
-    def _warn_of(self, path: Path, Cs: np.ndarray) -> None:
+    def _separation_of(self, data: TrainingData, path: Path, Cs: np.ndarray) -> Separation | None:
+        """What separates the classes of all rows, if there is a fit without a penalty; notes it in `path`."""
+        separated = None
+        if self.tol is None:
+            return None
+        for number in np.flatnonzero(np.isinf(Cs)):
+            fitted = {
+                "coef_": path.coef[-1, number],
+                "intercept_": path.intercept[-1, number],
+                "objective_": float(path.objective[-1, number]) * data.weights.sum(),
+                "converged_": path.reasons[-1, number] == "converged",
+            }
+            separated = separation_of(data, fitted, bool(self.fit_intercept), self.tol)
+            if separated is not None:
+                path.reasons[-1, number] = "separation"
+        return separated
+
+    def _warn_of(self, path: Path, Cs: np.ndarray, separated: Separation | None) -> None:
         if self.tol is None:
             return
         problems = [(fold, number) for fold, number in np.argwhere(np.isin(path.reasons, list(REASONS)))]
         if not problems:
             return
         n_folds = len(path.reasons) - 1
+        why = partial(self._why, separated)
         named = [
             f"C={Cs[number]:.4g} on {'all rows' if fold == n_folds else f'fold {fold}'} "
-            f"(after {path.n_iter[fold, number]} iterations {self._why(path.reasons[fold, number])})"
+            f"(after {path.n_iter[fold, number]} iterations {why(path.reasons[fold, number])})"
             for fold, number in problems[:NAMED]
         ]
         more = f", and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
@@ -433,7 +452,9 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             stacklevel=5,  # the line that called `fit`, through `with_callbacks`
         )
 
-    def _why(self, reason: str) -> str:
+    def _why(self, separated: Separation | None, reason: str) -> str:
+        if reason == "separation" and separated is not None:
+            return separated.describe(vars(self).get("feature_names_in_"))
         return REASONS[reason].format(max_iter=self.max_iter, dtype="this")
 
     # ---- scoring and metadata ----
