@@ -112,7 +112,13 @@ TARGETS: dict[str, np.ndarray] = {
 @pytest.mark.parametrize("kind", TARGETS)
 def test_errors_and_warnings_are_those_of_a_check_of_all_rows(kind):
     y = TARGETS[kind]
-    assert outcome(factorise, y)[:2] == outcome(by_sorting, y)[:2]
+    (got, *rest), (expected, *same) = outcome(factorise, y)[:2], outcome(by_sorting, y)[:2]
+    assert rest == same
+    if "type: unknown" in str(expected) or "'<' not supported" in str(expected):  # says less than there is
+        assert got.split(":")[0] == expected.split(":")[0]
+        assert "Unknown label type: y is an array of objects of type" in got
+    else:
+        assert got == expected
 
 
 @pytest.mark.parametrize("kind", ["0 to 4", "with gaps", "far apart", "floats", "words", "words as objects"])

@@ -26,6 +26,7 @@ LEVELS = {
     "_folds": 1,
     "_inputs": 1,
     "_sgd": 1,
+    "_conditioning": 2,
     "_separation": 2,
     "_design": 2,
     "_lbfgs": 2,

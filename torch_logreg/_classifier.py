@@ -200,6 +200,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     stop_reason_ : str
         "converged", "max_iter", "precision" (no step decreases the objective any more in this dtype),
+        "rounding" (the optimum was reached, but float32 holds too few digits of it for these columns),
+        "collinear" or "underflow" (float64 does, of columns that differ or vary too little),
         "early_stopping", "separation" (C is infinite, or as good as, and the classes can be separated,
         completely or in part) or "callback".
 
@@ -433,6 +435,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         if early is not None:
             w = problem.restore(early.best)
             reason = "early_stopping" if early.stopped else reason
+        if reason == "converged":
+            reason = problem.doubt(w) or reason
         history = recorder.history()
         return {
             **classes,

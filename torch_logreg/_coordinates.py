@@ -25,7 +25,8 @@ class Moments(NamedTuple):
     @classmethod
     def of(cls, center: Tensor, variance: Tensor, eps: float) -> Moments:
         """With 0 for the variance of constant columns: what they have is rounding errors of the mean."""
-        return cls(center, torch.where(variance > (16 * eps * center).square(), variance, 0.0))
+        rounding = variance.sqrt() < 16 * eps * center.abs()  # no squares, which overflow; false for NaN
+        return cls(center, variance.masked_fill(rounding, 0.0))
 
 
 class Coordinates:
@@ -98,6 +99,12 @@ class Coordinates:
         shifted = intercept + coef @ self.center
         coef = torch.where(self.inverse_scale > 0, coef / self.inverse_scale, 0.0)
         return self.join(coef, shifted)
+
+    def rounding(self, w: Tensor, eps: float) -> Tensor:
+        """By how much raw predictions differ once coefficients and intercepts are rounded to `eps`, (P,)."""
+        coef, intercept = self.to_raw(w)
+        squares = coef.square() @ (self.center.square() + self.spread.square()) + intercept.square()
+        return eps * squares.amax(dim=1).sqrt()
 
     def split(self, w: Tensor) -> tuple[Tensor, Tensor]:
         w = w.view(self.n_problems, self.n_outputs, -1)

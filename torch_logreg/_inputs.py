@@ -83,6 +83,7 @@ def check_fit(
     weights = _sample_weights(sample_weight, y)
     classes, codes = _of_weight(classes, codes, weights)
     if class_weight is not None:
+        _check_class_weight(class_weight, classes)
         # One row a class, with its weight, stands for all of its rows.
         of_class = compute_class_weight(
             class_weight, classes=classes, y=classes, sample_weight=np.bincount(codes, weights)
@@ -94,6 +95,18 @@ def check_fit(
             )
         weights = weights * of_class[codes]
     return TrainingData(_canonical(X), codes, classes, weights)
+
+
+def _check_class_weight(class_weight: Any, classes: np.ndarray) -> None:
+    """Raise where scikit-learn does, and say which of the names is unknown."""
+    if not isinstance(class_weight, Mapping):
+        return
+    missing = [label for label in classes.tolist() if label not in class_weight]
+    unknown = [label for label in class_weight if label not in classes.tolist()]
+    if missing and unknown:
+        raise ValueError(
+            f"The classes, {missing}, are not in class_weight, which names {unknown}: y has no such classes."
+        )
 
 
 def route(estimator: Any, params: dict[str, Any], sample_weight: Any = None, caller: str = "fit") -> Bunch:
@@ -202,6 +215,8 @@ def _sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"sample_weight[{row}] is {weights[row]}: weights must not be negative; use 0 to leave a row out."
         )
+    if not np.isfinite(weights.sum()):
+        raise ValueError("The sum of sample_weight overflows; divide sample_weight by its largest.")
     if not weights.max() > 0:
         raise ValueError(
             "sample_weight is 0 for every row: at least two rows of different classes need a weight above 0."

@@ -21,12 +21,31 @@ def factorise(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     elif y.dtype.kind in "OU":
         found = _words(y)
     if found is None:
-        check_classification_targets(y)
-        classes, codes = np.unique(y, return_inverse=True)
+        try:
+            check_classification_targets(y)
+            classes, codes = np.unique(y, return_inverse=True)
+        except (TypeError, ValueError) as error:
+            if y.dtype.kind == "O" and ("type: unknown" in str(error) or "'<' not supported" in str(error)):
+                raise type(error)(_of_objects(y)) from error
+            raise
         return classes, codes
     if len(y) > 20 and 2 * len(found[0]) >= len(y):  # so many classes may be worth a warning
         check_classification_targets(y)
     return found
+
+
+def _of_objects(y: np.ndarray) -> str:
+    """What is wrong with labels that are objects and not all strings."""
+    kinds = sorted({type(label).__name__ for label in y})
+    text = f"Unknown label type: y is an array of objects of type {', '.join(kinds)}"
+    words = isinstance(y[0], str)
+    other = next((i for i, label in enumerate(y) if isinstance(label, str) != words), None)
+    if other is None:
+        return f"{text}. Convert it, for example by y.astype(int) or y.astype(str)."
+    return (
+        f"{text}, such as y[0] = {y[0]!r} and y[{other}] = {y[other]!r}. Drop the rows without a label, or "
+        "turn all into strings."
+    )
 
 
 def _numbers(y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

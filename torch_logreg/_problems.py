@@ -10,6 +10,7 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
+from torch_logreg._conditioning import find_doubt
 from torch_logreg._coordinates import Coordinates
 from torch_logreg._criteria import class_major, resolve_criterion
 from torch_logreg._design import DesignObjective, small_design
@@ -43,6 +44,7 @@ class Problem(NamedTuple):
     restore: Callable[[Any], Tensor]
     attributes: Callable[[Tensor], dict[str, Any]]  # of w: the fitted attributes, in memory of their own
     final: Callable[[Tensor], Tensor]  # of the solution: the one to keep among equals
+    doubt: Callable[[Tensor], str | None]  # of the solution: why it cannot be trusted, as in `REASONS`
 
 
 def linear_problem(
@@ -88,6 +90,9 @@ def linear_problem(
         coef, intercept = coordinates.to_raw(w)
         return matmul(X, coef[0].to(dtype)) + intercept[0].to(dtype)[:, None]
 
+    def doubt(w: Tensor) -> str | None:
+        return find_doubt(rows, coordinates, loss, w, lambda: float(objective.value(w)[0]), dtype)
+
     return Problem(
         objective,
         start,
@@ -97,6 +102,7 @@ def linear_problem(
         lambda w: w,
         attributes,
         coordinates.canonical,
+        doubt,
     )
 
 
@@ -168,6 +174,7 @@ def module_problem(
         objective.restore,
         attributes,
         lambda w: w,
+        lambda w: None,
     )
 
 

@@ -39,6 +39,14 @@ def matmul(X: Matrix, coef: Tensor) -> Tensor:
     return product if whole == len(X) else torch.cat([product, coef @ X[whole:].T], dim=1)
 
 
+def holds_below(X: Matrix, columns: Tensor, bound: float) -> bool:
+    """Whether one of some columns, given by a mask, holds a number other than 0 and smaller than `bound`."""
+    numbers = X.transpose.values() if isinstance(X, Sparse) else X[:, columns]
+    if isinstance(X, Sparse):
+        numbers = numbers[columns.repeat_interleave(X.transpose.crow_indices().diff())]
+    return bool(((numbers != 0) & (numbers.abs() < bound)).any())
+
+
 def rmatmul(X: Matrix, residual: Tensor) -> Tensor:
     """``residual @ X``: (Q, n_rows) -> (Q, n_features)."""
     if isinstance(X, Sparse):
@@ -286,8 +294,14 @@ class ArrayRows(Rows):
         return self if len(self.weights) == 1 else None
 
     def check_finite(self, found: Tensor) -> None:
-        if self._check is not None and not bool(torch.isfinite(found).all()):
+        if bool(torch.isfinite(found).all()):
+            return
+        if self._check is not None:
             self._check()
+        raise ValueError(
+            f"Sums of the squares of X overflow {found.dtype}: its largest values are above about "
+            f"{torch.finfo(found.dtype).max ** 0.5:.0e}. Divide those columns by a power of ten."
+        )
 
     def _block(self, rows: slice | Tensor) -> Block:
         here = rows.to(self.device) if isinstance(rows, Tensor) else rows

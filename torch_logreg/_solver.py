@@ -94,7 +94,7 @@ class Rows(ABC):
 
     @abstractmethod
     def check_finite(self, found: Tensor) -> None:
-        """Raise ValueError if `found`, sums over the rows, is not finite because X is not."""
+        """Raise ValueError if `found`, sums over the rows, is not finite: X is not, or is too large."""
 
 
 class Factors(NamedTuple):
@@ -218,6 +218,18 @@ REASONS = {
     "precision": (
         "no step decreases the objective any more at {dtype} precision; "
         "use float64 data, or a larger tol if this accuracy is enough"
+    ),
+    "rounding": (
+        "columns far from 0 for what they vary leave too few digits of {dtype} to the predictions; "
+        "use float64 data, or subtract the means of the columns"
+    ),
+    "collinear": (
+        "some columns are so nearly combinations of others that {dtype} cannot tell them apart, and yet it "
+        "matters; subtract the means of columns far from 0, or leave some out"
+    ),
+    "underflow": (
+        "columns of values below 1e-150 were left out, for their squares are 0; multiply them by a power of "
+        "ten"
     ),
     "separation": (
         "the classes can be separated perfectly, so with no penalty, or next to none, the coefficients "

@@ -1,0 +1,73 @@
+"""What floating-point numbers could not resolve of a problem that was solved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from torch_logreg._coordinates import Coordinates
+from torch_logreg._losses import Loss
+from torch_logreg._rows import holds_below, matmul
+from torch_logreg._solver import Rows
+
+# Of a raw prediction, by rounding of the coefficients: about 1e-3 of a probability.
+ROUNDING = 2.5e-3
+SQUARE_ROOT_OF_TINY = 1e-150  # a number below it, squared, is 0 in float64, or nearly
+LEFT = 1e-6  # of F, that may be left to gain
+NOISE = 16.0  # times the rounding of the columns: what is no more says nothing
+
+
+def find_doubt(
+    rows: Rows, coordinates: Coordinates, loss: Loss, w: Tensor, value: Callable[[], float], kept: torch.dtype
+) -> str | None:
+    """Why the solution `w` of one problem is not to be trusted: a key of `REASONS`, or None.
+
+    `value` is F there, and `kept` the dtype in which the coefficients are kept.
+    """
+    if kept != torch.float64 and bool(coordinates.rounding(w, torch.finfo(kept).eps) > ROUNDING):
+        return "rounding"
+    free = bool((coordinates.strength == 0).all())  # a penalty would take the coefficients of tiny columns
+    if free and not coordinates.plain and not bool(coordinates.varies.all()):
+        unseen = ~coordinates.varies
+        if any(holds_below(block.X, unseen, SQUARE_ROOT_OF_TINY) for block in rows.blocks()):
+            return "underflow"
+    if coordinates.null is not None and _left_to_gain(rows, coordinates, loss, w) > LEFT * value():
+        return "collinear"
+    return None
+
+
+def _left_to_gain(rows: Rows, coordinates: Coordinates, loss: Loss, w: Tensor) -> float:
+    """What a Newton step would gain along directions that were taken for none: columns nearly collinear.
+
+    A direction is one if the columns differ from a combination of others by more than their rounding. It
+    is not solved for because its curvature is lost among the rounding errors of the Fisher matrix.
+    """
+    assert coordinates.null is not None
+    eps = torch.finfo(rows.dtype).eps
+    directions = coordinates.null / torch.linalg.vector_norm(
+        coordinates.null * coordinates.spread[:, None], dim=0
+    )
+    directions = directions.T  # (r, d), of unit length among scaled columns
+    shift = directions @ coordinates.center
+    coef, intercept = coordinates.to_raw(w)
+    zero = w.new_zeros(())
+    square, slopes, curves, total = zero, zero, zero, zero
+    for block in rows.blocks():
+        along = matmul(block.X, directions.to(rows.dtype)).to(w.dtype) - shift[:, None]  # (r, n)
+        z = matmul(block.X, coef[0].to(rows.dtype)) + intercept[0].to(rows.dtype)[:, None]
+        weights = block.weights.to(w.dtype)
+        slope = loss.gradient(z[None], block.target).to(w.dtype)[0] * weights  # (K, n)
+        curve = loss.fisher_diagonal(loss.fisher(z[None])).to(w.dtype)[0] * weights
+        square = square + along.square() @ weights[0]
+        slopes, curves = slopes + slope @ along.T, curves + curve @ along.square().T  # (K, r)
+        total = total + weights.sum()
+    total = rows.total(total)
+    rms = (rows.total(square) / total).sqrt()
+    strength = coordinates.strength[0]
+    slopes = rows.total(slopes) / total + strength * coef[0] @ directions.T
+    curves = rows.total(curves) / total + strength * directions.square().sum(dim=1)
+    level = eps * (1 + (coordinates.center / coordinates.spread).abs().max()) * len(coordinates.spread) ** 0.5
+    gain = torch.where(rms > NOISE * level, slopes.square() / (2 * curves), 0.0)
+    return float(gain.sum())
