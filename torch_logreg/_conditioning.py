@@ -33,7 +33,7 @@ def find_doubt(
         unseen = ~coordinates.varies
         if any(holds_below(block.X, unseen, SQUARE_ROOT_OF_TINY) for block in rows.blocks()):
             return "underflow"
-    if coordinates.null is not None and _left_to_gain(rows, coordinates, loss, w) > LEFT * value():
+    if coordinates.directions is not None and _left_to_gain(rows, coordinates, loss, w) > LEFT * value():
         return "collinear"
     return None
 
@@ -44,12 +44,9 @@ def _left_to_gain(rows: Rows, coordinates: Coordinates, loss: Loss, w: Tensor) -
     A direction is one if the columns differ from a combination of others by more than their rounding. It
     is not solved for because its curvature is lost among the rounding errors of the Fisher matrix.
     """
-    assert coordinates.null is not None
+    assert coordinates.directions is not None
     eps = torch.finfo(rows.dtype).eps
-    directions = coordinates.null / torch.linalg.vector_norm(
-        coordinates.null * coordinates.spread[:, None], dim=0
-    )
-    directions = directions.T  # (r, d), of unit length among scaled columns
+    directions = coordinates.directions.T  # (r, d), of unit length among scaled columns
     shift = directions @ coordinates.center
     coef, intercept = coordinates.to_raw(w)
     zero = w.new_zeros(())

@@ -61,7 +61,9 @@ class Coordinates:
     ) -> None:
         self.n_problems, self.n_features, self.n_outputs = len(strength), n_features, n_outputs
         self.strength, self.fit_intercept, self.shift_invariant = strength, fit_intercept, shift_invariant
-        # Directions in which X does not vary though its columns do: raw (d, r), orthonormal in w (P, d, r).
+        # Directions in which X does not vary though its columns do: raw (d, r), the same orthonormal, and
+        # orthonormal in w (P, d, r).
+        self.directions: Tensor | None = None
         self.null: Tensor | None = None
         self.gauge: Tensor | None = None
         self.undecided = torch.zeros_like(strength, dtype=torch.bool)  # no penalty chooses among optima there
@@ -146,7 +148,7 @@ class Coordinates:
         return least < torch.finfo(self.strength.dtype).eps, least < eps
 
     def null_space(self, gram: Tensor) -> Tensor:
-        """Orthonormal raw directions (d, r) along which no row has a component.
+        """Raw directions (d, r) along which no row has a component, orthonormal but for ``1 / spread``.
 
         `gram` (d, d) is that of the columns ``(x - center) / spread``.
         """
@@ -155,13 +157,14 @@ class Coordinates:
         gram = gram + torch.diag(torch.where(varies, 0.0, gram.diagonal().max()))
         values, vectors = torch.linalg.eigh(gram)
         zero = values <= 16 * len(values) * torch.finfo(values.dtype).eps * values[-1]
-        return torch.linalg.qr(vectors[:, zero] / self.spread[:, None]).Q
+        return vectors[:, zero] / self.spread[:, None]
 
-    def set_null(self, null: Tensor, undecided: Tensor) -> None:
+    def set_null(self, directions: Tensor, undecided: Tensor) -> None:
         """Take note of directions in which X does not vary."""
         scale = torch.where(self.varies, 1 / self.inverse_scale[:, 0], 0.0)
-        self.null, self.undecided = null, undecided
-        self.gauge = torch.linalg.qr(scale[:, :, None] * null).Q
+        self.directions, self.undecided = directions, undecided
+        self.null = torch.linalg.qr(directions).Q
+        self.gauge = torch.linalg.qr(scale[:, :, None] * directions).Q
 
     def canonical(self, w: Tensor) -> Tensor:
         """The same predictions from the smallest coefficients that make them.
@@ -202,8 +205,8 @@ def for_problems(coordinates: Coordinates, strength: Tensor, eps: float) -> Coor
     shape = (coordinates.n_features, coordinates.n_outputs, coordinates.fit_intercept)
     others = Coordinates(Moments(coordinates.center, variance), strength, *shape, coordinates.shift_invariant)
     undecided, weak = others.is_weak(eps)
-    if coordinates.null is not None and bool(weak.any()):
-        others.set_null(coordinates.null, undecided)
+    if coordinates.directions is not None and bool(weak.any()):
+        others.set_null(coordinates.directions, undecided)
     return others
 
 
@@ -238,12 +241,12 @@ def find_null_space(coordinates: Coordinates, eps: float, gram: Callable[[], Ten
     undecided, weak = coordinates.is_weak(eps)
     if not bool(weak.any()):
         return False
-    null = coordinates.null_space(gram())
-    if null.shape[1]:
-        coordinates.set_null(null, undecided)
+    directions = coordinates.null_space(gram())
+    if directions.shape[1]:
+        coordinates.set_null(directions, undecided)
     else:
-        coordinates.null = coordinates.gauge = None
-    return null.shape[1] > 0
+        coordinates.directions = coordinates.null = coordinates.gauge = None
+    return directions.shape[1] > 0
 
 
 def moments(rows: Rows, weight_sum: Tensor, fit_intercept: bool) -> Moments:
