@@ -18,6 +18,8 @@ LEVELS = {
     "_rows": 0,
     "_scores": 0,
     "_secants": 0,
+    "_memory": 0,
+    "_processes": 0,
     "_solver": 0,
     "_callbacks": 1,
     "_conjugate": 1,

@@ -37,11 +37,13 @@ from torch_logreg._inputs import (
     to_tensor,
 )
 from torch_logreg._lbfgs import LBFGS
+from torch_logreg._memory import saying_what_to_do
 from torch_logreg._modules import RandomStream
 from torch_logreg._natural import NaturalSGD
 from torch_logreg._parameters import check_all_are_read, check_solver_exists
 from torch_logreg._predictions import Output, linear_predictions, module_predictions
 from torch_logreg._problems import Method, Problem, linear_problem, module_problem
+from torch_logreg._processes import safe_after_fork
 from torch_logreg._separation import Separation, separation_of
 from torch_logreg._sgd import SGD
 from torch_logreg._solver import REASONS, Iteration, Solver
@@ -355,7 +357,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             If the fit ended before the stopping rule was met, with the reason.
         """
         self._check_parameters()
-        with self._keeping_fit_on_error(), torch.inference_mode(False), torch.no_grad():
+        with self._guarded(X), torch.inference_mode(False), torch.no_grad():
             # Of rows that early stopping keeps, no sum over the rows to train on would tell.
             whole = self._solver_name() != "sgd" and not self.early_stopping
             defer_finite = whole and not self._is_module()
@@ -395,6 +397,12 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         closed_form = self._solver_name() != "sgd" and not self._is_module()
         works = closed_form and resolve_device(self.device, data.X).type in ("cpu", "cuda")
         return torch.inference_mode() if works else nullcontext()
+
+    @contextmanager
+    def _guarded(self, X: Any) -> Iterator[None]:
+        """What every fit runs in."""
+        with self._keeping_fit_on_error(), saying_what_to_do(X, self.device), safe_after_fork():
+            yield
 
     @contextmanager
     def _keeping_fit_on_error(self) -> Iterator[None]:
@@ -534,6 +542,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     def _predictions(self, X: Any, output: Output) -> np.ndarray:
         """`output` of the raw predictions, as (n_rows, _)."""
+        with saying_what_to_do(X, self.device), safe_after_fork():
+            return self._predicted(X, output)
+
+    def _predicted(self, X: Any, output: Output) -> np.ndarray:
         linear = "coef_" in vars(self)
         if not linear:  # to look for other fitted attributes takes a tenth of predicting one row
             check_is_fitted(self)

@@ -286,7 +286,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             which, and why.
         """
         self._check_parameters()
-        with self._keeping_fit_on_error(), torch.inference_mode(False), torch.no_grad():
+        with self._guarded(X), torch.inference_mode(False), torch.no_grad():
             data = check_fit(self, X, y, sample_weight, self.class_weight)
             weights = None if sample_weight is None else np.asarray(on_host(sample_weight), dtype=np.float64)
             routed = route(self, params, weights)

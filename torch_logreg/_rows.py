@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import scipy.sparse
@@ -160,6 +160,13 @@ def _select(X: Tensor, rows: Tensor) -> Tensor:
     return X.T.index_select(1, rows).T if X.stride(0) == 1 else X.index_select(0, rows)
 
 
+def _pieces(X: Tensor, target: Tensor, weights: Tensor, n_rows: int) -> Iterator[Block]:
+    """Rows cut into blocks. By slices: `split` returns views that not every backend can compute with."""
+    for start in range(0, len(target), n_rows):
+        rows = slice(start, start + n_rows)
+        yield Block(X[rows], target[rows], weights[:, rows])
+
+
 _csr_warned = threading.Lock()
 _csr_ready = False
 
@@ -250,17 +257,11 @@ class ArrayRows(Rows):
         # Many batches are gathered at once and cut: a gather a batch would cost more than its products.
         n_gathered = batch_size * max(1, CHUNK_NUMBERS // (batch_size * self.n_features))
         for rows in order.split(n_gathered):
-            blocks: Iterable[Block]
             if isinstance(self._X, Tensor):
                 here = rows.to(self.device)
                 # index_select: indexing by a tensor takes four times as long on the CPU.
-                pieces = zip(
-                    _select(self._X, here).split(batch_size),
-                    self._target.index_select(0, here).split(batch_size),
-                    self.weights.index_select(1, here).split(batch_size, dim=1),
-                    strict=True,
-                )
-                blocks = (Block(*piece) for piece in pieces)
+                X, target = _select(self._X, here), self._target.index_select(0, here)
+                blocks = _pieces(X, target, self.weights.index_select(1, here), batch_size)
             else:
                 blocks = (self._block(part) for part in rows.split(batch_size))
             for block in blocks:
