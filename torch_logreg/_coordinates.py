@@ -13,6 +13,7 @@ from torch import Tensor
 from torch_logreg._rows import rmatmul, rmatmul_deviation, sandwich
 from torch_logreg._solver import Block, Curvature, Factors, Rows
 
+NOISE = 256.0  # times eps, of an eigenvector of length 1
 NULL_SPACE_FEATURES = 2048  # above it the d x d eigenproblem costs more than the fit
 
 
@@ -66,6 +67,7 @@ class Coordinates:
         self.directions: Tensor | None = None
         self.null: Tensor | None = None
         self.gauge: Tensor | None = None
+        self._spared: Tensor | None = None  # (P, d, r), see `spare`
         self.undecided = torch.zeros_like(strength, dtype=torch.bool)  # no penalty chooses among optima there
         self.plain = moments is None
         if moments is None:
@@ -85,7 +87,8 @@ class Coordinates:
         some = copy.copy(self)
         some.n_problems, some.strength = len(problems), self.strength[problems]
         some.inverse_scale, some.undecided = self.inverse_scale[problems], self.undecided[problems]
-        some.gauge = None if self.gauge is None else self.gauge[problems]
+        if self.gauge is not None and self._spared is not None:
+            some.gauge, some._spared = self.gauge[problems], self._spared[problems]
         return some
 
     # ---- to the columns as they are, and back ----
@@ -156,8 +159,11 @@ class Coordinates:
         gram = torch.where(varies[:, None] & varies, gram, 0.0)
         gram = gram + torch.diag(torch.where(varies, 0.0, gram.diagonal().max()))
         values, vectors = torch.linalg.eigh(gram)
-        zero = values <= 16 * len(values) * torch.finfo(values.dtype).eps * values[-1]
-        return vectors[:, zero] / self.spread[:, None]
+        eps = torch.finfo(values.dtype).eps
+        null = vectors[:, values <= 16 * len(values) * eps * values[-1]]
+        # A column with no part in it must have none: rounding, divided by a small spread, is large.
+        null = torch.where(null.abs() > NOISE * eps, null, 0.0)
+        return null / self.spread[:, None]
 
     def set_null(self, directions: Tensor, undecided: Tensor) -> None:
         """Take note of directions in which X does not vary."""
@@ -165,6 +171,8 @@ class Coordinates:
         self.directions, self.undecided = directions, undecided
         self.null = torch.linalg.qr(directions).Q
         self.gauge = torch.linalg.qr(scale[:, :, None] * directions).Q
+        spared = self.inverse_scale[:, 0, :, None] * self.null * self.strength.sqrt()[:, None, None]
+        self._spared = torch.where(undecided[:, None, None], spared, 0.0)
 
     def canonical(self, w: Tensor) -> Tensor:
         """The same predictions from the smallest coefficients that make them.
@@ -181,6 +189,27 @@ class Coordinates:
             smallest = torch.where(self.inverse_scale > 0, raw / self.inverse_scale, 0.0)
             coef = torch.where(self.undecided[:, None, None], smallest, coef)
         return self.join(coef, shifted)
+
+    def spare(self, penalty: Tensor, w: Tensor) -> Tensor:
+        """The gradient of the penalty at w, from that of all coefficients, both (..., P, n_parameters).
+
+        Where rounding outweighs the penalty along directions in which X does not vary, their coefficients are
+        not solved for but chosen afterwards, the smallest: the penalty is that of what is then left.
+        """
+        if self._spared is None:
+            return penalty
+        spared = self._spared.to(w.dtype)
+        coef = w.unflatten(-1, (self.n_outputs, -1))[..., : self.n_features]
+        part = (coef @ spared) @ spared.mT  # (..., P, K, d)
+        part = torch.nn.functional.pad(part, (0, int(self.fit_intercept)))
+        return penalty - part.flatten(-2)
+
+    def spare_matrix(self, matrix: Tensor) -> None:
+        """What `spare` takes off the penalty's Hessian, in place on (P, K, m, K, m)."""
+        if self._spared is not None:
+            less = self._spared @ self._spared.mT  # (P, d, d)
+            blocks = matrix.diagonal(dim1=1, dim2=3)[:, : self.n_features, : self.n_features]
+            blocks.sub_(less[..., None])
 
     def add_gauge(self, matrix: Tensor) -> None:
         """Curvature where F is flat, in place on (P, K, m, K, m), so that the matrix is regular.
@@ -223,6 +252,7 @@ def elsewhere(curvature: Curvature, here: Coordinates, there: Coordinates) -> Cu
         r = r.repeat(1, K)
         found = found * (r[:, :, None] * r[:, None])
         found.diagonal(dim1=1, dim2=2).add_((new - ratio.square() * old).repeat(1, K))
+        there.spare_matrix(found.view(len(found), K, -1, K, found.shape[-1] // K))
         return found
 
     def factors() -> Factors:

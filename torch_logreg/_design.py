@@ -92,7 +92,7 @@ class DesignObjective(Objective):
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         loss, slope = self._at(w).loss_and_slope()
-        penalty = self._decay * w  # its gradient
+        penalty = self.coordinates.spare(self._decay * w, w)  # its gradient
         value = torch.linalg.vecdot(loss, self.weights).add_(torch.linalg.vecdot(penalty, w), alpha=0.5)
         slope = slope * self._of_row
         if self.n_outputs == 1:
@@ -115,7 +115,7 @@ class DesignObjective(Objective):
         along = (z + lengths[..., None] * dz).view(-1, 1, self.n_rows)
         loss = self.loss.value_and_gradient(along, self._target)[0].view(len(STRETCHES), -1, self.n_rows)
         there = w + lengths * direction
-        penalty = torch.linalg.vecdot(self._decay * there, there)
+        penalty = torch.linalg.vecdot(self.coordinates.spare(self._decay * there, there), there)
         values = torch.linalg.vecdot(loss, self.weights).add_(penalty, alpha=0.5)  # (lengths, P)
         return lengths[values.argmin(dim=0), 0] * direction
 
@@ -208,7 +208,8 @@ class DesignObjective(Objective):
             nonlocal of_rows
             if of_rows is None:  # not all who want the curvature multiply with it
                 of_rows = self.loss.fisher_operator(self.loss.fisher(at.z), self.weights)
-            return self._pull_back(of_rows(self._linear(v)), self._decay * v)
+            penalty = self.coordinates.spare(self._decay * v, v)
+            return self._pull_back(of_rows(self._linear(v)), penalty)
 
         return product
 
@@ -275,6 +276,7 @@ class DesignObjective(Objective):
         if self._factor is not None:
             matrix = matrix * (self._factor[:, :, :, None, None] * self._factor[:, :, None, None, :])
         self.coordinates.add_gauge(matrix)
+        self.coordinates.spare_matrix(matrix)
         matrix = matrix.view(P, K * m, K * m)
         matrix.diagonal(dim1=1, dim2=2).add_(self._decay)
         return matrix

@@ -117,12 +117,17 @@ class LinearObjective(Objective):
             return value, self.rmatmul(block, slope.mul_(block.weights[:, None]))
 
         values, products = _sums(of_block(block) for block in self.rows.blocks())
-        value = self.rows.total(values) / self.weight_sum + self.penalty.value(coef)
-        return value, self.pull_back(products) + self._penalty_gradient(coef)
+        penalty, slope = self._penalty(w, coef)
+        return self.rows.total(values) / self.weight_sum + penalty, self.pull_back(products) + slope
 
-    def _penalty_gradient(self, coef: Tensor) -> Tensor:
-        gradient = self.penalty.gradient(coef) * self.coordinates.inverse_scale
-        return self.coordinates.join(gradient, gradient.new_zeros(coef.shape[:2]))
+    def _penalty(self, w: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
+        """Of raw coefficients, (P,), and its gradient in w, (P, n_parameters)."""
+        slope = self.penalty.gradient(coef) * self.coordinates.inverse_scale
+        slope = self.coordinates.join(slope, slope.new_zeros(coef.shape[:2]))
+        if self.coordinates.null is None:
+            return self.penalty.value(coef), slope
+        slope = self.coordinates.spare(slope, w)
+        return 0.5 * torch.linalg.vecdot(slope, w), slope
 
     def value(self, w: Tensor) -> Tensor:
         coef, intercept = self.coordinates.to_raw(w)
@@ -132,17 +137,17 @@ class LinearObjective(Objective):
             return torch.linalg.vecdot(block.weights, loss).to(self.dtype)
 
         total = self.rows.total(_sum(of_block(block) for block in self.rows.blocks()))
-        return total / self.weight_sum + self.penalty.value(coef)
+        return total / self.weight_sum + self._penalty(w, coef)[0]
 
     def batch_value_and_gradient(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
         coef, intercept = self.coordinates.to_raw(w)
         factor = self._batch_factor(n_nominal)  # (P, 1)
         loss, slope = self.loss.value_and_gradient_(self.linear(block, coef, intercept), block.target)
-        value = (block.weights * loss).sum(dim=1, dtype=self.dtype) * factor[:, 0] + self.penalty.value(coef)
+        penalty, decay = self._penalty(w, coef)
+        value = (block.weights * loss).sum(dim=1, dtype=self.dtype) * factor[:, 0] + penalty
         slope = slope.mul_((block.weights * factor)[:, None])
         columns = rmatmul(block.X, slope.flatten(0, 1)).view(coef.shape).to(self.dtype)
-        gradient = self.coordinates.pull_back(columns, slope.sum(dim=2, dtype=self.dtype))
-        return value, gradient + self._penalty_gradient(coef)
+        return value, self.coordinates.pull_back(columns, slope.sum(dim=2, dtype=self.dtype)) + decay
 
     def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
         if not self._plain:
@@ -168,7 +173,7 @@ class LinearObjective(Objective):
         coef, intercept = self.coordinates.to_raw(w)
         loss, _ = self.loss.value_and_gradient_(self.linear(block, coef, intercept), block.target)
         value = (block.weights * loss).sum(dim=1, dtype=self.dtype) * self._batch_factor(n_nominal)[:, 0]
-        return value + self.penalty.value(coef)
+        return value + self._penalty(w, coef)[0]
 
     def _batch_factor(self, n_nominal: int) -> Tensor:
         return self._rows_per_weight[:, 0] / n_nominal  # (P, 1)
@@ -213,7 +218,7 @@ class LinearFisher:
             objective.rmatmul(block, self._of_rows(index, block)(objective.linear(block, coef, intercept)))
             for index, block in enumerate(objective.rows.blocks())
         )
-        return objective.pull_back(total) + self._penalty() * v
+        return objective.pull_back(total) + objective.coordinates.spare(self._penalty() * v, v)
 
     def _of_rows(self, index: int, block: Block) -> Callable[[Tensor], Tensor]:
         """Products with the Fisher matrices of a block's rows, kept likewise."""
@@ -269,6 +274,7 @@ class LinearFisher:
         matrix = matrix * (factor[:, None, :, None, None] * factor[:, None, None, None])
         matrix = matrix / objective.weight_sum[:, None, None, None, None]
         objective.coordinates.add_gauge(matrix)
+        objective.coordinates.spare_matrix(matrix)
         matrix = matrix.view(P, objective.n_parameters, objective.n_parameters)
         matrix.diagonal(dim1=1, dim2=2).add_(self._penalty())
         return matrix

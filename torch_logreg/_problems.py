@@ -91,7 +91,8 @@ def linear_problem(
         return matmul(X, coef[0].to(dtype)) + intercept[0].to(dtype)[:, None]
 
     def doubt(w: Tensor) -> str | None:
-        return find_doubt(rows, coordinates, loss, w, lambda: float(objective.value(w)[0]), dtype)
+        kept = coordinates.canonical(w)
+        return find_doubt(rows, coordinates, loss, kept, lambda: float(objective.value(kept)[0]), dtype)
 
     return Problem(
         objective,

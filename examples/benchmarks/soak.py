@@ -1,0 +1,155 @@
+"""Random problems against the independent Newton method, for as long as one likes.
+
+    python examples/benchmarks/soak.py [--minutes 10] [--seed 0]
+
+Each problem is drawn from its seed: rows, columns, classes, units and offsets, collinear columns, dtype,
+format, weights, C, with or without an intercept. The fit must agree with `tests/oracle.py` in its objective
+and its probabilities, or warn of what it is: classes that can be separated (if and only if they can), or
+columns that the dtype cannot resolve. A disagreement is printed with the seed that makes it again
+(`--seed S --minutes 0`), and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import torch
+from scipy.special import expit, softmax
+from sklearn.exceptions import ConvergenceWarning
+
+from torch_logreg import TorchLogisticClassifier
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+import oracle  # noqa: E402
+
+# By dtype and tol: of the objective above the optimum, relative, and of a probability. A row far out may be
+# predicted 1e-5 off by coefficients whose objective is off by 1e-12: tol is about the objective.
+OBJECTIVE = {("float64", 1e-4): 1e-8, ("float64", 1e-7): 1e-10, ("float32", 1e-4): 1e-5}
+TOLERANCE = {("float64", 1e-4): 1e-4, ("float64", 1e-7): 1e-6, ("float32", 1e-4): 1e-3}
+FORMATS = {
+    "C order": np.ascontiguousarray,
+    "Fortran order": np.asfortranarray,
+    "CSR": scipy.sparse.csr_array,
+    "pandas": pd.DataFrame,
+    "torch": torch.as_tensor,
+}
+
+
+class Case(NamedTuple):
+    X: np.ndarray
+    codes: np.ndarray
+    weight: np.ndarray | None
+    dtype: str
+    format: str
+    params: dict
+
+    def __str__(self) -> str:
+        weights = "no" if self.weight is None else f"{self.weight.min():.2g} to {self.weight.max():.2g}"
+        return (
+            f"{self.X.shape[0]} x {self.X.shape[1]}, {self.codes.max() + 1} classes, {self.dtype}, "
+            f"{self.format}, weights: {weights}, {self.params}"
+        )
+
+
+def draw(seed: int) -> Case:
+    rng = np.random.default_rng(seed)
+    K = int(rng.choice([2, 2, 2, 3, 5]))
+    n, d = int(np.exp(rng.uniform(np.log(3 * K), np.log(3000)))), int(np.exp(rng.uniform(0, np.log(30))))
+    X = rng.normal(size=(n, d))
+    kind = rng.integers(5, size=d)
+    X[:, kind == 1] = X[:, kind == 1] > 1  # a level of a factor
+    X[:, kind == 2] = np.exp(2 * X[:, kind == 2])  # money
+    X[:, kind == 3] = np.round(2 * X[:, kind == 3])
+    signal = X @ rng.normal(size=(d, K)) / np.sqrt(d) * rng.choice([0.0, 1.0, 4.0])
+    codes = (signal + rng.gumbel(size=(n, K)) * rng.choice([0.0, 1.0, 1.0, 1.0])).argmax(axis=1)
+    codes[:K] = np.arange(K)
+    if rng.random() < 0.5:
+        X = X * 10.0 ** rng.integers(-5, 6, size=d)
+    if rng.random() < 0.3:
+        X = X + 10.0 ** rng.integers(-1, 5) * X.std(axis=0)
+    dtype = str(rng.choice(["float64", "float64", "float32"]))
+    if rng.random() < 0.3:  # collinear: a copy, a constant, a sum, which in float32 would be one but for rounding
+        X = np.column_stack([X, X[:, 0], np.ones(n)])
+        X = np.column_stack([X, X[:, :2].sum(axis=1)]) if dtype == "float64" else X
+    weight = None
+    if rng.random() < 0.4:
+        weight = rng.choice([0, 1, 2, 0.5, 10], size=n) if rng.random() < 0.5 else rng.uniform(0.1, 2, size=n)
+        weight[:K] = 1.0
+    params = {
+        "C": float(rng.choice([1e-4, 1e-2, 1.0, 1.0, 1e2, 1e4, np.inf])),
+        "fit_intercept": bool(rng.random() < 0.8),
+    }
+    params["tol"] = float(rng.choice([1e-4, 1e-7])) if dtype == "float64" else 1e-4
+    return Case(X.astype(dtype), codes, weight, dtype, str(rng.choice(list(FORMATS))), params)
+
+
+def judge(case: Case) -> str:
+    """What came of it; begins with "wrong" if that is not right."""
+    plain, K = case.X.astype(np.float64), int(case.codes.max()) + 1
+    settings = (case.params["C"], case.weight, case.params["fit_intercept"])
+    separable = False
+    if np.isinf(case.params["C"]):
+        kept = np.full(len(plain), True) if case.weight is None else case.weight > 0
+        separable = oracle.separable(plain[kept], case.codes[kept], K, case.params["fit_intercept"])
+    rows = FORMATS[case.format](case.X)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = TorchLogisticClassifier(**case.params).fit(rows, case.codes, case.weight)
+        got = model.predict_proba(rows)
+    if any(warning.category is not ConvergenceWarning for warning in caught) or len(caught) > 1:
+        return f"wrong: warned {[str(warning.message) for warning in caught]}"
+    if (model.stop_reason_ == "separation") != separable:
+        return f"wrong: separable is {separable}, and it stopped with {model.stop_reason_}"
+    if not model.converged_:
+        expected = separable or (model.stop_reason_ in ("rounding", "precision", "collinear"))
+        return f"{'' if expected else 'wrong: '}{model.stop_reason_}"
+    best = oracle.solve(plain, case.codes, K, *settings)
+    value = oracle.objective(model.coef_, model.intercept_, plain, case.codes, *settings[:2])
+    z = plain @ best.coef.T + best.intercept
+    probabilities = softmax(z, axis=1) if K > 2 else expit(np.column_stack([-z, z]))
+    used = slice(None) if case.weight is None else case.weight > 0  # others may lie anywhere
+    error, above = np.abs(got - probabilities)[used].max(), value / best.objective - 1
+    key = (case.dtype, case.params["tol"])
+    if error > TOLERANCE[key] or above > OBJECTIVE[key]:
+        return f"wrong: probabilities off by {error:.1e}, objective by {above:.1e}"
+    return "the optimum"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    end, seed, outcomes, wrong = time.monotonic() + 60 * arguments.minutes, arguments.seed, Counter(), 0
+    while True:
+        case = draw(seed)
+        try:
+            outcome = judge(case)
+        except AssertionError as error:  # of the oracle, which then is no judge
+            outcome = f"no judge: {str(error)[:60]}"
+        outcomes[outcome.split(":")[0]] += 1
+        if outcome.startswith("wrong"):
+            wrong += 1
+            print(f"seed {seed}: {outcome}\n    {case}", flush=True)
+        seed += 1
+        if time.monotonic() > end:
+            break
+    print(f"seeds {arguments.seed} to {seed - 1}:")
+    for outcome, count in outcomes.most_common():
+        print(f"{count:8d}  {outcome}")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

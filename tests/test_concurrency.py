@@ -1,0 +1,150 @@
+"""Processes and threads: started in every way, before and after fits, around fits and inside of searches."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from datasets import load, standardised
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.model_selection import GridSearchCV
+
+from torch_logreg import TorchLogisticClassifier
+
+DATA = load("breast_cancer")
+X, y = standardised(DATA.X[:, :6]), DATA.y
+
+
+def coefficients(C: float) -> np.ndarray:
+    return TorchLogisticClassifier(C=C).fit(X, y).coef_
+
+
+CS = [0.01, 0.1, 1.0, 10.0]
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[np.ndarray]:
+    return [coefficients(C) for C in CS]
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+def test_every_backend_of_joblib_gives_the_same_answers(backend, expected):
+    with joblib.parallel_config(backend=backend, n_jobs=2):
+        found = joblib.Parallel()(joblib.delayed(coefficients)(C) for C in CS)
+    for got, wanted in zip(found, expected, strict=True):
+        assert_allclose(got, wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_every_way_to_start_a_process_gives_the_same_answers(method, expected):
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        found = pool.map(coefficients, CS)
+    for got, wanted in zip(found, expected, strict=True):
+        assert_allclose(got, wanted, rtol=1e-9)
+
+
+AFTER_FORK = """
+import os, signal, sys
+import numpy as np, torch
+from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
+torch.set_num_threads(2)
+rng = np.random.default_rng(0)
+X = rng.normal(size=(60_000, 40))
+y = (X[:, 0] + rng.normal(size=60_000) > 0).astype(int)
+model = TorchLogisticClassifier().fit(X, y)
+probabilities = model.predict_proba(X)
+child = os.fork()
+if not child:
+    signal.alarm(60)  # it would wait for ever
+    again = TorchLogisticClassifier().fit(X, y)
+    np.testing.assert_allclose(again.coef_, model.coef_, rtol=1e-9)
+    np.testing.assert_allclose(model.predict_proba(X), probabilities, rtol=1e-9)
+    TorchLogisticClassifierCV(Cs=2, cv=2).fit(X, y)
+    assert torch.get_num_threads() == 2
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_that_is_forked_after_a_fit_with_threads_can_fit_and_predict():
+    subprocess.run([sys.executable, "-c", AFTER_FORK], check=True, timeout=120)
+
+
+def test_the_threads_of_a_process_that_was_not_forked_stay_as_they_are(monkeypatch):
+    calls: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    TorchLogisticClassifier().fit(X, y).predict(X)
+    assert calls == []
+
+
+def test_grid_searches_in_a_pool_of_threads_choose_what_one_alone_chooses():
+    def search(_: object = None) -> GridSearchCV:
+        return GridSearchCV(TorchLogisticClassifier(), {"C": CS}, cv=3).fit(X, y)
+
+    alone = search()
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(search, range(8)):
+            assert found.best_params_ == alone.best_params_
+            assert_allclose(
+                found.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], rtol=1e-12
+            )
+
+
+@pytest.mark.parametrize("module", [None, torch.nn.Linear(6, 1)])
+def test_sixteen_threads_predict_with_one_model(module):
+    settings = {} if module is None else {"module": module, "max_iter": 3, "tol": None, "learning_rate": 0.1}
+    model = TorchLogisticClassifier(**settings).fit(X, y)
+    alone = model.predict_proba(X)
+    with ThreadPoolExecutor(16) as pool:
+        for found in pool.map(lambda _: model.predict_proba(X), range(64)):
+            assert_array_equal(found, alone)
+
+
+def test_a_thread_that_is_interrupted_harms_no_other():
+    def fit(number: int) -> np.ndarray | None:
+        try:
+            rows = X if number % 3 else np.full_like(X, np.nan)
+            return TorchLogisticClassifier().fit(rows, y).coef_
+        except ValueError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(fit, range(60)))
+    assert [coef is None for coef in found] == [number % 3 == 0 for number in range(60)]
+    for coef in found:
+        if coef is not None:
+            assert_array_equal(coef, found[1])
+
+
+JOBS = """
+import sys, time
+import numpy as np
+from sklearn.model_selection import GridSearchCV
+from torch_logreg import TorchLogisticClassifier
+rng = np.random.default_rng(0)
+X = rng.normal(size=(1000, 20))
+y = (X[:, 0] + rng.normal(size=1000) > 0).astype(int)
+def seconds(n_jobs):
+    search = GridSearchCV(TorchLogisticClassifier(), {"C": np.logspace(-3, 3, 40)}, cv=5, n_jobs=n_jobs)
+    start = time.perf_counter()
+    search.fit(X, y)
+    return time.perf_counter() - start
+seconds(2)  # starts the workers
+one, two = min(seconds(1) for _ in range(3)), min(seconds(2) for _ in range(3))
+print(one, two)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_two_jobs_are_not_slower_than_one_on_two_hundred_small_fits():
+    run = subprocess.run([sys.executable, "-c", JOBS], capture_output=True, text=True, check=True)
+    one, two = map(float, run.stdout.split())
+    assert two <= one, run.stdout
