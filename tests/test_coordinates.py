@@ -12,6 +12,7 @@ from torch_logreg._coordinates import (
     NULL_SPACE_FEATURES,
     Coordinates,
     Moments,
+    Gram,
     find_null_space,
     gram,
     moments,
@@ -150,7 +151,7 @@ def test_pull_back_is_the_transpose_of_to_raw(fit_intercept, n_outputs, collinea
     X = np.hstack([_X(), 2 * _X()[:, :1]]) if collinear else _X()
     d = X.shape[1]
     rows, coordinates = _coordinates(X, [np.inf], fit_intercept, n_outputs)
-    assert find_null_space(coordinates, EPS, lambda: gram(rows, coordinates)) == collinear
+    assert find_null_space(coordinates, EPS, gram(rows, coordinates)) == collinear
     # Sums over rows, so that they have no part in directions in which X does not vary.
     r, v = _random(n_outputs, 60), _random(1, n_outputs * (d + fit_intercept), seed=1)
     if n_outputs > 1:  # nor in a shift of all outputs
@@ -175,7 +176,7 @@ def _dependent(offset: float = 0.0) -> np.ndarray:
 def test_the_null_space_is_all_directions_without_a_component(fit_intercept):
     X = _dependent()
     rows, coordinates = _coordinates(X, [np.inf], fit_intercept)
-    assert find_null_space(coordinates, EPS, lambda: gram(rows, coordinates))
+    assert find_null_space(coordinates, EPS, gram(rows, coordinates))
     null = coordinates.null
     assert null is not None
     centred = X - X.mean(axis=0) * fit_intercept
@@ -190,7 +191,7 @@ def test_the_null_space_is_all_directions_without_a_component(fit_intercept):
 def test_a_constant_column_is_in_no_null_direction():
     X = np.column_stack([_X(), np.full(60, 5.0), 2 * _X()[:, 1]])
     rows, coordinates = _coordinates(X, [np.inf])
-    assert find_null_space(coordinates, EPS, lambda: gram(rows, coordinates))
+    assert find_null_space(coordinates, EPS, gram(rows, coordinates))
     assert coordinates.null is not None and coordinates.null.shape == (6, 1)
     assert float(coordinates.null[4].abs().max()) <= 1e-14
     assert coordinates.gauge is not None and float(coordinates.gauge[0, 4].abs().max()) <= 1e-14
@@ -220,16 +221,16 @@ def test_no_gram_matrix_is_computed_where_the_penalty_decides():
     def refuse() -> Tensor:
         raise AssertionError("it was asked for")
 
-    assert not find_null_space(coordinates, EPS, refuse)
+    assert not find_null_space(coordinates, EPS, Gram(refuse, None))
     assert coordinates.null is None and coordinates.gauge is None
 
 
 def test_a_second_look_replaces_what_a_first_one_found():
     X = _dependent()
     rows, coordinates = _coordinates(X, [np.inf])
-    assert find_null_space(coordinates, EPS, lambda: gram(rows, coordinates))
+    assert find_null_space(coordinates, EPS, gram(rows, coordinates))
     independent = torch.eye(8, dtype=torch.float64)
-    assert not find_null_space(coordinates, EPS, lambda: independent)
+    assert not find_null_space(coordinates, EPS, Gram(lambda: independent, None))
     assert coordinates.null is None and coordinates.gauge is None
     gradient = _random(1, 1, 8)
     assert torch.equal(coordinates.without_gauge(gradient), gradient)
@@ -240,7 +241,7 @@ def test_a_second_look_replaces_what_a_first_one_found():
 def test_canonical_weights_are_their_own(fit_intercept, n_outputs):
     X = _dependent()
     rows, coordinates = _coordinates(X, [1.0, np.inf], fit_intercept, n_outputs)
-    find_null_space(coordinates, EPS, lambda: gram(rows, coordinates))
+    find_null_space(coordinates, EPS, gram(rows, coordinates))
     w = _random(2, n_outputs * (8 + fit_intercept))
     found = coordinates.canonical(w)
     torch.testing.assert_close(coordinates.canonical(found), found, rtol=1e-11, atol=1e-11)
@@ -273,11 +274,36 @@ def test_gram_is_that_of_numpy(kind, fit_intercept):
     deviation = np.sqrt(np.diag(covariance) / weight.sum())
     expected = covariance / np.outer(deviation, deviation)
     result = gram(rows, coordinates)
-    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(result.matrix().numpy(), expected, rtol=1e-11, atol=1e-11)
+    assert result.times is not None
+    directions = np.random.default_rng(2).normal(size=(4, 3))
+    product = result.times(torch.from_numpy(directions))
+    np.testing.assert_allclose(product.numpy(), expected @ directions, rtol=1e-10, atol=1e-10)
 
 
 def test_gram_of_columns_far_from_zero_is_that_of_their_deviations():
     X = np.random.default_rng(0).normal(size=(60, 3))
     (near, coordinates), (far, shifted) = _coordinates(X, [np.inf]), _coordinates(X + 1e6, [np.inf])
     # x + 1e6 rounds by 1e-10.
-    torch.testing.assert_close(gram(far, shifted), gram(near, coordinates), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        gram(far, shifted).matrix(), gram(near, coordinates).matrix(), rtol=1e-8, atol=1e-8
+    )
+
+
+@kinds
+@intercepts
+def test_directions_in_which_nothing_varies_are_known_as_well_as_the_columns(kind, fit_intercept):
+    # The sum of columns of units 1e-3 and 1e6, beside others that all vary by a thousandth of their mean.
+    rng = np.random.default_rng(0)
+    X = 1000 + rng.normal(size=(300, 6))
+    X[:, 0] *= 1e-3
+    X[:, 1] *= 1e6
+    X = np.column_stack([X, X[:, 0] + X[:, 1]])
+    rows = _rows(X, np.ones(300), kind)
+    weight_sum = rows.weight_sum(torch.float64)
+    found = moments(rows, weight_sum, fit_intercept)
+    coordinates = Coordinates(found, 1e-9 / weight_sum, 7, 1, fit_intercept, False)
+    assert find_null_space(coordinates, EPS, gram(rows, coordinates))
+    assert coordinates.null is not None and coordinates.null.shape == (7, 1)
+    direction = coordinates.null[:, 0].numpy() / coordinates.null[1, 0].item()
+    np.testing.assert_allclose(direction, [1, 1, 0, 0, 0, 0, -1], rtol=0, atol=1e-3)

@@ -224,14 +224,14 @@ def test_collinear_columns_leave_the_newton_step_as_it_is(loss, fit_intercept):
 def test_gram_is_that_of_the_columns_in_deviations(loss, fit_intercept):
     data = _data(loss)
     linear, held = _pair(loss, data, [1.0], fit_intercept)
-    expected = gram(linear.rows, linear.coordinates) / data.weight.sum()
-    torch.testing.assert_close(held.gram(), expected, rtol=1e-12, atol=1e-13)
+    expected = gram(linear.rows, linear.coordinates).matrix() / data.weight.sum()
+    torch.testing.assert_close(held.gram().matrix(), expected, rtol=1e-12, atol=1e-13)
     few = data.weight[:30] / data.weight.sum()
     columns = (data.X[:30] - linear.coordinates.center.numpy()) / linear.coordinates.spread.numpy()
     covered = (columns.T * few) @ columns
     if fit_intercept:
         covered -= np.outer(few @ columns, few @ columns) / few.sum()
-    np.testing.assert_allclose(held.gram(30).numpy(), covered, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(held.gram(30).matrix().numpy(), covered, rtol=1e-12, atol=1e-13)
 
 
 # ---- other objectives made of it ----

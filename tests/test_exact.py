@@ -151,3 +151,37 @@ def test_the_number_of_threads_changes_nothing_but_the_last_digits(name):
     together = TorchLogisticClassifier().fit(X, y)
     torch.set_num_threads(1)
     np.testing.assert_allclose(together.coef_, alone.coef_, rtol=1e-9, atol=1e-12 * np.abs(alone.coef_).max())
+
+
+def _with_a_sum(seed: int, offset: float) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of units from 1e-3 to 1e6 and the sum of the smallest and the largest."""
+    rng = np.random.default_rng(seed)
+    X = offset + rng.normal(size=(300, 4))
+    y = (X[:, 0] - offset + rng.normal(size=300) > 0).astype(int)
+    X *= [1e-3, 1e6, 1.0, 10.0]
+    return np.column_stack([X, X[:, 0] + X[:, 1], X[:, 0]]), y
+
+
+@pytest.mark.parametrize("solver", ["natural-sgd", "newton-cholesky", "newton-cg", "lbfgs"])
+@pytest.mark.parametrize(("offset", "fit_intercept"), [(0.0, True), (0.5, True), (1000.0, False)])
+@pytest.mark.parametrize("C", [1.0, 1e4])
+def test_collinear_columns_share_their_penalty_whatever_their_units(solver, offset, fit_intercept, C):
+    X, y = _with_a_sum(0, offset)
+    clf = TorchLogisticClassifier(C=C, fit_intercept=fit_intercept, solver=solver, tol=1e-6, max_iter=5000)
+    clf.fit(X, y)
+    best = oracle.solve(X, y, 2, C, fit_intercept=fit_intercept)
+    value = oracle.objective(clf.coef_, clf.intercept_, X, y, C)
+    assert value / best.objective - 1 < 1e-8
+    z = X @ best.coef[0] + best.intercept[0]
+    np.testing.assert_allclose(clf.predict_proba(X)[:, 1], 1 / (1 + np.exp(-z)), rtol=0, atol=1e-5)
+
+
+def test_a_copy_of_a_column_takes_nothing_from_a_column_of_a_small_unit():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3)) * [1e5, 1.0, 1e-7]
+    y = (X[:, 2] * 1e7 + rng.normal(size=60) > 0).astype(int)
+    X = np.column_stack([X, 100 * X[:, 0]])
+    clf = TorchLogisticClassifier(C=np.inf, fit_intercept=False, tol=1e-8).fit(X, y)
+    best = oracle.solve(X, y, 2, np.inf, fit_intercept=False)
+    z = X @ best.coef[0]
+    np.testing.assert_allclose(clf.predict_proba(X)[:, 1], 1 / (1 + np.exp(-z)), rtol=0, atol=1e-12)

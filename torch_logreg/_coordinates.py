@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torch_logreg._rows import rmatmul, rmatmul_deviation, sandwich
+from torch_logreg._rows import matmul, rmatmul, rmatmul_deviation, sandwich
 from torch_logreg._solver import Block, Curvature, Factors, Rows
 
 NOISE = 256.0  # times eps, of an eigenvector of length 1
@@ -28,6 +28,13 @@ class Moments(NamedTuple):
         """With 0 for the variance of constant columns: what they have is rounding errors of the mean."""
         rounding = variance.sqrt() < 16 * eps * center.abs()  # no squares, which overflow; false for NaN
         return cls(center, variance.masked_fill(rounding, 0.0))
+
+
+class Gram(NamedTuple):
+    """``A.T @ A`` of the columns ``(x - center) / spread``, up to a factor."""
+
+    matrix: Callable[[], Tensor]  # (d, d)
+    times: Callable[[Tensor], Tensor] | None  # of (d, r): its product without it; None if that were no better
 
 
 class Coordinates:
@@ -150,17 +157,20 @@ class Coordinates:
         least = curve.amin(dim=1) / (16 * self.n_features)
         return least < torch.finfo(self.strength.dtype).eps, least < eps
 
-    def null_space(self, gram: Tensor) -> Tensor:
-        """Raw directions (d, r) along which no row has a component, orthonormal but for ``1 / spread``.
-
-        `gram` (d, d) is that of the columns ``(x - center) / spread``.
-        """
+    def null_space(self, gram: Gram) -> Tensor:
+        """Raw directions (d, r) along which no row has a component, orthonormal but for ``1 / spread``."""
         varies = self.varies
-        gram = torch.where(varies[:, None] & varies, gram, 0.0)
-        gram = gram + torch.diag(torch.where(varies, 0.0, gram.diagonal().max()))
-        values, vectors = torch.linalg.eigh(gram)
+        matrix = torch.where(varies[:, None] & varies, gram.matrix(), 0.0)
+        matrix = matrix + torch.diag(torch.where(varies, 0.0, matrix.diagonal().max()))
+        values, vectors = torch.linalg.eigh(matrix)
         eps = torch.finfo(values.dtype).eps
-        null = vectors[:, values <= 16 * len(values) * eps * values[-1]]
+        zero = values <= 16 * len(values) * eps * values[-1]
+        null, rest = vectors[:, zero], vectors[:, ~zero]
+        if gram.times is not None and null.shape[1]:
+            # Where others vary little too, eigenvectors are not accurate: what the rows have along them is.
+            null = null - rest @ (
+                (rest.T @ torch.where(varies[:, None], gram.times(null), 0.0)) / values[~zero, None]
+            )
         # A column with no part in it must have none: rounding, divided by a small spread, is large.
         null = torch.where(null.abs() > NOISE * eps, null, 0.0)
         return null / self.spread[:, None]
@@ -263,7 +273,7 @@ def elsewhere(curvature: Curvature, here: Coordinates, there: Coordinates) -> Cu
     return Curvature(curvature.product, curvature.diagonal, matrix, factors)
 
 
-def find_null_space(coordinates: Coordinates, eps: float, gram: Callable[[], Tensor]) -> bool:
+def find_null_space(coordinates: Coordinates, eps: float, gram: Gram) -> bool:
     """Let the coordinates know of directions in which X does not vary, where the penalty is too weak there.
 
     Returns whether there are any.
@@ -271,7 +281,7 @@ def find_null_space(coordinates: Coordinates, eps: float, gram: Callable[[], Ten
     undecided, weak = coordinates.is_weak(eps)
     if not bool(weak.any()):
         return False
-    directions = coordinates.null_space(gram())
+    directions = coordinates.null_space(gram)
     if directions.shape[1]:
         coordinates.set_null(directions, undecided)
     else:
@@ -300,15 +310,36 @@ def moments(rows: Rows, weight_sum: Tensor, fit_intercept: bool) -> Moments:
     return Moments.of(center, mean(center, square=True), torch.finfo(rows.dtype).eps)
 
 
-def gram(rows: Rows, coordinates: Coordinates) -> Tensor:
-    """Of the columns ``(x - center) / spread`` over all rows, (d, d), up to a factor."""
+def gram(rows: Rows, coordinates: Coordinates) -> Gram:
+    """Of all rows, with the mean weight of the problems."""
+    center, spread, intercept = coordinates.center, coordinates.spread, coordinates.fit_intercept
 
-    def of(block: Block) -> Tensor:
-        weights = block.weights.mean(dim=0, keepdim=True)
-        spread, intercept = coordinates.spread, coordinates.fit_intercept
-        return sandwich(block.X, weights, coordinates.center, spread, intercept)[0]
+    def sum_of(of: Callable[[Block, Tensor], Tensor]) -> Tensor:
+        partials = (of(block, block.weights.mean(dim=0, keepdim=True)) for block in rows.blocks())
+        return rows.total(functools.reduce(Tensor.add_, partials))
 
-    total = rows.total(functools.reduce(Tensor.add_, map(of, rows.blocks())))
-    if coordinates.fit_intercept:  # what is left of the columns once their mean is exactly taken out
-        total = total[:-1, :-1] - torch.outer(total[:-1, -1], total[-1, :-1]) / total[-1, -1]
-    return total
+    def matrix() -> Tensor:
+        total = sum_of(lambda block, weights: sandwich(block.X, weights, center, spread, intercept)[0])
+        if intercept:  # what is left of the columns once their mean is exactly taken out
+            total = total[:-1, :-1] - torch.outer(total[:-1, -1], total[-1, :-1]) / total[-1, -1]
+        return total
+
+    def times(directions: Tensor) -> Tensor:
+        raw = (directions / spread[:, None]).T  # (r, d)
+        shift = (raw @ center)[:, None]
+
+        def of(block: Block, weights: Tensor) -> Tensor:
+            along = (matmul(block.X, raw) - shift) * weights
+            ones = torch.cat([weights, along])
+            sums = torch.cat(
+                [rmatmul_deviation(block.X, ones, center, square=False), ones.sum(1, True)], dim=1
+            )
+            return sums  # of the columns, and of ones, by weight and along each direction
+
+        sums = sum_of(of)
+        result = sums[1:, :-1]
+        if intercept:
+            result = result - torch.outer(sums[1:, -1] / sums[0, -1], sums[0, :-1])
+        return (result / spread).T
+
+    return Gram(matrix, times if rows.dtype == torch.float64 else None)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._coordinates import Coordinates, Moments, find_null_space
+from torch_logreg._coordinates import Coordinates, Gram, Moments, find_null_space
 from torch_logreg._folds import FoldRows
 from torch_logreg._losses import Loss, fisher_diagonal_at, outputs_factor
 from torch_logreg._penalty import alike
@@ -182,16 +182,28 @@ class DesignObjective(Objective):
         few._decay = self._decay
         return few
 
-    def gram(self, n: int | None = None) -> Tensor:
-        """Of the columns ``(x - center) / spread`` of the first `n` rows (all by default), (d, d)."""
-        coordinates, shares = self.coordinates, _shares(self.weights)[:n]
-        scale = coordinates.inverse_scale[0] * coordinates.spread
-        columns = self._A[:n, : coordinates.n_features] / scale
-        gram = (columns * shares[:, None]).T @ columns
-        if coordinates.fit_intercept:  # what is left once the mean is exactly taken out
-            mean = shares @ columns
-            gram -= torch.outer(mean, mean) / shares.sum()
-        return gram
+    def gram(self, n: int | None = None) -> Gram:
+        """Of the columns ``(x - center) / spread`` of the first `n` rows (all by default)."""
+        coordinates = self.coordinates
+
+        def columns() -> tuple[Tensor, Tensor]:
+            shares = _shares(self.weights)[:n]
+            scaled = self._A[:n, : coordinates.n_features] / (
+                coordinates.inverse_scale[0] * coordinates.spread
+            )
+            if coordinates.fit_intercept:  # what is left once the mean is exactly taken out
+                scaled = scaled - shares @ scaled / shares.sum()
+            return scaled, shares[:, None]
+
+        def matrix() -> Tensor:
+            scaled, shares = columns()
+            return (scaled * shares).T @ scaled
+
+        def times(directions: Tensor) -> Tensor:
+            scaled, shares = columns()
+            return scaled.T @ ((scaled @ directions) * shares)
+
+        return Gram(matrix, times if self.rows.dtype == torch.float64 else None)
 
     # ---- curvature ----
 
@@ -344,7 +356,7 @@ def small_design(
     eps = float(torch.finfo(C.dtype).eps)
     objective = design(rows, block, 1 / (C * weight_sum), loss, n_outputs, fit_intercept, eps)
     objective.weight_sum = weight_sum
-    find_null_space(objective.coordinates, eps, objective.gram)
+    find_null_space(objective.coordinates, eps, objective.gram())
     return objective
 
 

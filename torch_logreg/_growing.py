@@ -58,8 +58,8 @@ class Sampling:
             whole = design(*arguments, coordinates)
         # What does not vary in all rows does not vary in a few of them.
         few = NULL_SPACE_ROWS * self._rows.n_features
-        if find_null_space(coordinates, self._eps, lambda: whole.gram(few)):
-            find_null_space(coordinates, self._eps, lambda: gram(self._rows, coordinates))
+        if find_null_space(coordinates, self._eps, whole.gram(few)):
+            find_null_space(coordinates, self._eps, gram(self._rows, coordinates))
         whole.support_rare_columns(RARE)
         batches, n = [_batch(whole)], whole.n_rows // GROWTH
         while self._shape[0] == 1 and n >= MIN_ROWS_PER_PARAMETER * whole.n_parameters:
@@ -73,8 +73,8 @@ class Sampling:
         sampled = SampledRows(self._rows, self._sample, self._n_drawn)
         weight_sum = sampled.weight_sum(self._strength.dtype)
         coordinates = self._where_constant(self._coordinates(moments(sampled, weight_sum, self._shape[1])))
-        if find_null_space(coordinates, self._eps, lambda: gram(sampled, coordinates)):
-            find_null_space(coordinates, self._eps, lambda: gram(self._rows, coordinates))
+        if find_null_space(coordinates, self._eps, gram(sampled, coordinates)):
+            find_null_space(coordinates, self._eps, gram(self._rows, coordinates))
         C = 1 / (self._strength * weight_sum)
         objective = LinearObjective(sampled, self._loss, C, *self._shape, coordinates)
         return coordinates, [Batch(objective, math.inf, sampled.n_rows)]

@@ -73,7 +73,7 @@ class LinearObjective(Objective):
         rows.check_finite(found.variance)
         shape = (rows.n_features, self.n_outputs, self.fit_intercept, self.loss.shift_invariant)
         coordinates = Coordinates(found, strength, *shape)
-        find_null_space(coordinates, torch.finfo(rows.dtype).eps, lambda: gram(rows, coordinates))
+        find_null_space(coordinates, torch.finfo(rows.dtype).eps, gram(rows, coordinates))
         return coordinates
 
     def linear(self, block: Block, coef: Tensor, intercept: Tensor) -> Tensor:
