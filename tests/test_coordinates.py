@@ -11,8 +11,8 @@ from torch import Tensor
 from torch_logreg._coordinates import (
     NULL_SPACE_FEATURES,
     Coordinates,
-    Moments,
     Gram,
+    Moments,
     find_null_space,
     gram,
     moments,

@@ -141,7 +141,7 @@ def test_collinear_columns_are_found_on_all_rows(loss, informative, monkeypatch)
     assert rows.passes == 0 and coordinates.gauge is None
     collinear = data._replace(X=np.column_stack([data.X, data.X[:, 0] - data.X[:, 1]]))
     rows, coordinates, _ = _make(loss, collinear, np.inf)
-    assert rows.passes == 1
+    assert rows.passes == 2
     assert coordinates.null is not None and coordinates.null.shape == (6, 1)
     direction = np.abs(coordinates.null[:, 0].numpy())
     np.testing.assert_allclose(direction, np.array([1, 1, 0, 0, 0, 1]) / np.sqrt(3), atol=1e-12)

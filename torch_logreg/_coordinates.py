@@ -168,9 +168,8 @@ class Coordinates:
         null, rest = vectors[:, zero], vectors[:, ~zero]
         if gram.times is not None and null.shape[1]:
             # Where others vary little too, eigenvectors are not accurate: what the rows have along them is.
-            null = null - rest @ (
-                (rest.T @ torch.where(varies[:, None], gram.times(null), 0.0)) / values[~zero, None]
-            )
+            left = torch.where(varies[:, None], gram.times(torch.where(varies[:, None], null, 0.0)), 0.0)
+            null = null - rest @ ((rest.T @ left) / values[~zero, None])
         # A column with no part in it must have none: rounding, divided by a small spread, is large.
         null = torch.where(null.abs() > NOISE * eps, null, 0.0)
         return null / self.spread[:, None]

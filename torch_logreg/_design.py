@@ -188,9 +188,8 @@ class DesignObjective(Objective):
 
         def columns() -> tuple[Tensor, Tensor]:
             shares = _shares(self.weights)[:n]
-            scaled = self._A[:n, : coordinates.n_features] / (
-                coordinates.inverse_scale[0] * coordinates.spread
-            )
+            scale = coordinates.inverse_scale[0] * coordinates.spread
+            scaled = self._A[:n, : coordinates.n_features] / torch.where(scale > 0, scale, 1.0)
             if coordinates.fit_intercept:  # what is left once the mean is exactly taken out
                 scaled = scaled - shares @ scaled / shares.sum()
             return scaled, shares[:, None]

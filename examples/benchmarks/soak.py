@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 import oracle  # noqa: E402
 
-# By dtype and tol: of the objective above the optimum, relative, and of a probability. Where classes are nearly
-# separated the objective is next to 0, and rounding of the coefficients is seen in it.
+# By dtype and tol: of the objective above the optimum, relative, and of a probability. Where classes are
+# nearly separated the objective is next to 0, and rounding of the coefficients is seen in it.
 OBJECTIVE = {("float64", 1e-4): 1e-6, ("float64", 1e-7): 1e-6, ("float32", 1e-4): 1e-3}
 TOLERANCE = {("float64", 1e-4): 1e-4, ("float64", 1e-7): 1e-6, ("float32", 1e-4): 1e-3}
 FORMATS = {
