@@ -17,3 +17,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def lazy_backend() -> None:
+    """The device "lazy": a second start of it in one process is an error."""
+    import torch._lazy.ts_backend
+
+    torch._lazy.ts_backend.init()

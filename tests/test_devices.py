@@ -24,10 +24,7 @@ CHEAP = {"solver": "newton-cholesky"}  # conjugate gradients make long graphs
 
 
 @pytest.fixture(scope="module", autouse=True)
-def lazy():
-    import torch._lazy.ts_backend
-
-    torch._lazy.ts_backend.init()  # a second time in a process is an error
+def lazy(lazy_backend):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on a busy machine threads wait for one another longer than they compute
     with torch.jit.optimized_execution(False):  # compiling takes longer than it saves
