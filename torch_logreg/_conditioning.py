@@ -33,20 +33,20 @@ def find_doubt(
         unseen = ~coordinates.varies
         if any(holds_below(block.X, unseen, SQUARE_ROOT_OF_TINY) for block in rows.blocks()):
             return "underflow"
-    if coordinates.directions is not None and _left_to_gain(rows, coordinates, loss, w) > LEFT * value():
+    directions = coordinates.directions
+    if directions is not None and _left_to_gain(rows, coordinates, directions.T, loss, w) > LEFT * value():
         return "collinear"
     return None
 
 
-def _left_to_gain(rows: Rows, coordinates: Coordinates, loss: Loss, w: Tensor) -> float:
+def _left_to_gain(rows: Rows, coordinates: Coordinates, directions: Tensor, loss: Loss, w: Tensor) -> float:
     """What a Newton step would gain along directions that were taken for none: columns nearly collinear.
 
-    A direction is one if the columns differ from a combination of others by more than their rounding. It
-    is not solved for because its curvature is lost among the rounding errors of the Fisher matrix.
+    `directions` (r, d) are raw, and of unit length among scaled columns. One counts if the columns differ
+    from a combination of others by more than their rounding: it is not solved for because its curvature is
+    lost among the rounding errors of the Fisher matrix.
     """
-    assert coordinates.directions is not None
     eps = torch.finfo(rows.dtype).eps
-    directions = coordinates.directions.T  # (r, d), of unit length among scaled columns
     shift = directions @ coordinates.center
     coef, intercept = coordinates.to_raw(w)
     zero = w.new_zeros(())

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._conjugate import conjugate_gradient
+from torch_logreg._conjugate import CG_ACCURACY, conjugate_gradient
 from torch_logreg._progress import State, Trial
 from torch_logreg._solver import Curvature, Objective
 
 MAX_DAMPING = 1.0
 CONTRACTION = 0.5  # of the gradient in a step, by which a metric shows that it is good
+NEARLY = 100.0  # times the decrease at which a fit ends: there its prediction must be accurate
 ROUNDING = 1e-12  # of its diagonal, added to a factor that nothing else makes regular
 
 
@@ -26,6 +27,7 @@ class Cholesky:
     """
 
     exact = True  # once updated on all rows: the decrement is the Newton decrement
+    proves = True  # accurate enough to end a fit
     patience = np.inf  # steps that may fail to contract the gradient before it is given up
     scaled = False
     belief = 0.0  # in the decrement where steps do not contract the gradient
@@ -120,7 +122,7 @@ class Kronecker:
     Where there are about as many columns as rows, their factor is shrunk towards its diagonal.
     """
 
-    exact = False
+    exact = proves = False
     patience = 40
     scaled = True
     belief = 0.1  # it was seen to underrate the decrease still to come by up to ten
@@ -224,8 +226,11 @@ class SampledFisher:
     STEPS, STEPS_ON_SAMPLE = 16, 64
     MANY_STEPS = 12  # for which the preconditioner must be old
 
-    def __init__(self, objective: Objective, sample: Objective, n_sampled: int, exact: bool) -> None:
+    def __init__(
+        self, objective: Objective, sample: Objective, n_sampled: int, exact: bool, tol: float | None = None
+    ) -> None:
         self.exact, self._sample = exact, sample
+        self.proves, self._decrease = False, NEARLY * (tol or 0.0) ** 2
         self._preconditioner = Kronecker(objective, sample, n_sampled)
         self._n_updates, self._last_steps = 0, 0
         # In exact arithmetic n_parameters steps solve it; many more than that is rounding, not progress.
@@ -249,7 +254,8 @@ class SampledFisher:
         largest = v.abs().amax(dim=1, keepdim=True)
         largest = torch.where(largest > 0, largest, 1.0)
         b = (v / largest).to(self._sample.dtype)
-        accuracy = torch.full_like(b[:, 0], self._accuracy)
+        # Once little is left to gain the direction is to prove that it is.
+        accuracy = torch.full_like(b[:, 0], CG_ACCURACY if self.proves else self._accuracy)
         x, reached, self._last_steps = conjugate_gradient(
             self._curvature.product, b, self._preconditioner.solve, self._most, accuracy
         )
@@ -272,6 +278,7 @@ class SampledFisher:
         if moved.any():
             actual = (before.objective - trial.state.objective)[moved] / predicted[moved]
             self._accuracy = float(np.clip(np.abs(actual - 1).max(), self.ACCURACY, self.FAR_ACCURACY))
+        self.proves = self.exact and bool((trial.decrement / 2 <= self._decrease * before.objective).all())
         failed = trial.verdict == np.inf
         if failed.any():
             self._accuracy, self._most = self.ACCURACY, 2 * self._most
@@ -284,7 +291,7 @@ class Shared:
     Problem p has the matrix ``p // n_each`` of `metric`.
     """
 
-    exact = False
+    exact = proves = False
     belief = 0.1
 
     def __init__(self, metric: Cholesky | Kronecker, n_each: int) -> None:

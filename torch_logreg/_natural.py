@@ -76,7 +76,7 @@ class NaturalSGD(Solver):
         if p // K > FACTOR_PARAMETERS:
             return None
         if not objective.batches:
-            return SampledFisher(objective, objective.rough(), objective.rows.n_rows, exact=True)
+            return SampledFisher(objective, objective.rough(), objective.rows.n_rows, True, self.tol)
         sample, error, n_rows = objective.batches[-1]
         if error < np.inf:
             return SampledFisher(objective, sample.rough(), n_rows, exact=False)
@@ -159,7 +159,8 @@ class Descent:
             trial = backtrack(self._objective, state, progress.freeze(direction), verdict)
             contracted = trial.verdict <= CONTRACTION
             exact = fresh and metric.exact
-            trust = np.where(contracted | (exact & (trial.verdict < np.inf)), 1.0, metric.belief)
+            belief = metric.belief if metric.proves or not exact else 0.0
+            trust = np.where(contracted | (exact & metric.proves & (trial.verdict < np.inf)), 1.0, belief)
             improvable = metric.learn(state, trial) if fresh else np.full(trust.shape, True)
             if not metric.exact and bool(((trial.step == 0) & ~progress.done).any()):
                 # That is no proof that nothing can be gained: all rows have the last word.
@@ -195,7 +196,8 @@ class Descent:
     def _exact(self) -> Metric:
         """The Fisher matrix of all rows, where a sample has shown to say too little of them."""
         objective = self._objective
-        return SampledFisher(objective, objective.rough(), objective.rows.n_rows, exact=True)
+        tol = self._progress.tol
+        return SampledFisher(objective, objective.rough(), objective.rows.n_rows, True, tol)
 
     def _start(self, w: Tensor) -> State:
         return start(self._objective, w)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor, nn
 
@@ -214,10 +213,7 @@ def make_rows(
 def on_device(X: Any, device: torch.device, dtype: torch.dtype) -> Matrix:
     """Rows to predict, without what only a gradient needs."""
     part = features_to(X, device, dtype)
-    if isinstance(part, Tensor):
-        return part
-    assert scipy.sparse.issparse(part)
-    return sparse_matrix(part, device, transpose=False)
+    return part if isinstance(part, Tensor) else sparse_matrix(part, device, transpose=False)
 
 
 def module_outputs(module: nn.Module, X: Matrix) -> Tensor:

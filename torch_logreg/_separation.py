@@ -13,7 +13,7 @@ from torch import Tensor
 from torch_logreg._inputs import TrainingData
 
 CHUNK_NUMBERS = 2**20  # of X at a time, in float64
-PROGRAM_NUMBERS = 2**18  # in the matrix of a linear program: more take many seconds
+PROGRAM_NUMBERS = 2**21  # in the matrix of a linear program: more take many seconds
 PARAMETERS = 2**11  # of which a null space is made
 LIMITS = 2**24  # smallest and largest values, of each class and column
 UNDERRATED = 100.0  # by so much at most the decrement of the last step says too little of what is left

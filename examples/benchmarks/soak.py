@@ -34,7 +34,7 @@ import oracle  # noqa: E402
 
 # By dtype and tol: of the objective above the optimum, relative, and of a probability. Where classes are
 # nearly separated the objective is next to 0, and rounding of the coefficients is seen in it.
-OBJECTIVE = {("float64", 1e-4): 1e-7, ("float64", 1e-7): 1e-6, ("float32", 1e-4): 1e-3}
+OBJECTIVE = {("float64", 1e-4): 1e-5, ("float64", 1e-7): 1e-6, ("float32", 1e-4): 1e-3}
 TOLERANCE = {("float64", 1e-4): 1e-3, ("float64", 1e-7): 1e-6, ("float32", 1e-4): 1e-3}
 FORMATS = {
     "C order": np.ascontiguousarray,
