@@ -219,7 +219,8 @@ def _sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
         raise ValueError("The sum of sample_weight overflows; divide sample_weight by its largest.")
     if not weights.max() > 0:
         raise ValueError(
-            "sample_weight is 0 for every row: at least two rows of different classes need a weight above 0."
+            "sample_weight is 0 for every row: it must contain at least one non-zero number for each of two "
+            "classes."
         )
     return weights
 
