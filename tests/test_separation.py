@@ -142,3 +142,19 @@ def test_the_choice_of_C_names_the_columns_too():
     with pytest.warns(ConvergenceWarning, match="C=inf on all rows .* by the column 0,"):
         model = TorchLogisticClassifierCV(Cs=[1.0, np.inf], cv=3).fit(X, y)
     assert not model.converged_
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_rare_level_of_one_of_five_classes_is_found_among_weights_and_units(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(170, 8)) * 10.0 ** rng.integers(-5, 6, size=8)
+    y = (X[:, :1] / X[:, 0].std() * rng.normal(size=5) + rng.gumbel(size=(170, 5))).argmax(axis=1)
+    y[:5] = np.arange(5)
+    X[:, 3] = rng.random(170) < 0.05
+    if seed % 2:
+        y[X[:, 3] > 0] = 2
+    weight = rng.uniform(0.1, 2, size=170)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = TorchLogisticClassifier(C=np.inf).fit(X, y, weight)
+    assert (model.stop_reason_ == "separation") == oracle.separable(X, y, 5)

@@ -13,7 +13,7 @@ from torch_logreg._rows import holds_below, matmul
 from torch_logreg._solver import Rows
 
 # Of a raw prediction, by rounding of the coefficients: about 1e-3 of a probability.
-ROUNDING = 1.5e-3
+ROUNDING = 5e-4
 SQUARE_ROOT_OF_TINY = 1e-150  # a number below it, squared, is 0 in float64, or nearly
 LEFT = 1e-8  # of F, that may be left to gain
 NOISE = 16.0  # times the rounding of the columns: what is no more says nothing
