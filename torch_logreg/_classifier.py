@@ -446,8 +446,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         if reason == "converged":
             reason = problem.doubt(w) or reason
         history = recorder.history()
-        return {
-            **classes,
+        return classes | {
             **problem.attributes(problem.final(w)),
             "n_iter_": solution.n_iter,
             "solver_": self._solver_name(),
@@ -518,10 +517,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """What separates the classes of a fit without a penalty, which then has not converged."""
         if np.isfinite(self.C) or self._is_module() or self.early_stopping or self.tol is None:
             return None
-        separated = separation_of(data, fitted, bool(self.fit_intercept), self.tol)
-        if separated is not None:
-            fitted |= {"converged_": False, "stop_reason_": "separation"}
-        return separated
+        return separation_of(data, fitted, bool(self.fit_intercept), self.tol)
 
     def _warn_not_converged(self, separated: Separation | None) -> None:
         dtype = self.coef_.dtype if "coef_" in vars(self) else next(self._module.parameters()).dtype

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,9 +57,9 @@ class Fitted(NamedTuple):
 
 
 def separation_of(
-    data: TrainingData, fitted: Mapping[str, Any], fit_intercept: bool, tol: float
+    data: TrainingData, fitted: dict[str, Any], fit_intercept: bool, tol: float
 ) -> Separation | None:
-    """`separation` of what a fit with C=inf made of `data`: its attributes `fitted`."""
+    """`separation` of what a fit with C=inf made of `data`; its attributes `fitted` then say so too."""
     X, codes, weights = data.X, data.codes, data.weights
     kept = weights > 0
     if not kept.all():
@@ -66,7 +67,10 @@ def separation_of(
     eps = np.finfo(fitted["coef_"].dtype).eps
     decrease = max(tol**2, 4 * eps) * fitted["objective_"] if fitted["converged_"] else np.inf
     found = Fitted(X, codes, weights, fitted["coef_"], fitted["intercept_"], fit_intercept)
-    return separation(found, float(decrease))
+    separated = separation(found, float(decrease))
+    if separated is not None:
+        fitted |= {"converged_": False, "stop_reason_": "separation"}
+    return separated
 
 
 def separation(fitted: Fitted, decrease: float) -> Separation | None:
@@ -224,35 +228,33 @@ class _Columns:
             A = (dense - self._center) / self._scale
             yield rows, np.column_stack([A, np.ones(len(A))]) if self._fitted.fit_intercept else A
 
+    def _pairs(self, which: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+        """A class, another, and rows of the former where `which` (n_classes, n) has the latter."""
+        codes = self._fitted.codes
+        for rows, A in self._parts():
+            for own, other in itertools.product(np.unique(codes[rows]), range(self._fitted.n_classes)):
+                some = A[(codes[rows] == own) & which[other, rows]]
+                if other != own and len(some):
+                    yield own, other, some
+
     def null_space(self, losing: np.ndarray) -> np.ndarray:
         """An orthonormal basis of the directions in which the margins not in `losing` stay, (K' * m, q)."""
-        codes, n_classes, m, free = self._fitted.codes, self._fitted.n_classes, self._m, self._free
+        n_classes, m, free = self._fitted.n_classes, self._m, self._free
         matrix = np.zeros((n_classes, m, n_classes, m))
-        for rows, A in self._parts():
-            for own in np.unique(codes[rows]):
-                for other in range(n_classes):
-                    fixed = A[(codes[rows] == own) & ~losing[other, rows]]
-                    if other != own and len(fixed):
-                        square = fixed.T @ fixed
-                        for row, column, sign in _PAIRS:
-                            matrix[(own, other)[row], :, (own, other)[column]] += sign * square
+        for own, other, fixed in self._pairs(~losing):
+            square = fixed.T @ fixed
+            for i, j in itertools.product((own, other), repeat=2):
+                matrix[i, :, j] += square if i == j else -square
         of_free = matrix[self._with, :, self._with].reshape(free * m, free * m)
         values, vectors = np.linalg.eigh(of_free)
         return vectors[:, values <= NULL * max(values[-1], np.finfo(float).tiny)]
 
     def margins_of(self, space: np.ndarray, losing: np.ndarray) -> np.ndarray:
         """Margins in `losing` as functions of coefficients of `space`, (n_losing, q)."""
-        codes, n_classes = self._fitted.codes, self._fitted.n_classes
-        basis = np.zeros((n_classes, self._m, space.shape[1]))
+        basis = np.zeros((self._fitted.n_classes, self._m, space.shape[1]))
         basis[self._with] = space.reshape(self._free, self._m, -1)
-        found = []
-        for rows, A in self._parts():
-            for own in np.unique(codes[rows]):
-                for other in range(n_classes):
-                    some = A[(codes[rows] == own) & losing[other, rows]]
-                    if len(some):
-                        found.append(some @ (basis[own] - basis[other]))
-        return np.concatenate(found)
+        margins = [some @ (basis[own] - basis[other]) for own, other, some in self._pairs(losing)]
+        return np.concatenate(margins)
 
     def coordinates(self, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
         """Of raw coefficients, (K' * m,)."""
@@ -271,9 +273,6 @@ class _Columns:
         if len(self._fitted.coef) > 1:
             coef, intercept = np.pad(coef, ((0, 1), (0, 0))), np.pad(intercept, (0, 1))
         return coef, intercept
-
-
-_PAIRS = ((0, 0, 1), (1, 1, 1), (0, 1, -1), (1, 0, -1))
 
 
 def _program(
