@@ -13,6 +13,7 @@ from torch import Tensor
 from torch_logreg._rows import matmul, rmatmul, rmatmul_deviation, sandwich
 from torch_logreg._solver import Block, Curvature, Factors, Rows
 
+CANCELLED = 1e-8  # of a raw prediction, by rounding of the coefficients
 NOISE = 256.0  # times eps, of an eigenvector of length 1
 NULL_SPACE_FEATURES = 2048  # above it the d x d eigenproblem costs more than the fit
 
@@ -188,6 +189,8 @@ class Coordinates:
 
         Softmax coefficients and intercepts are centred over the classes. Where there is no penalty to see
         to it, directions in which X does not vary (collinear columns) are taken out: the limit of C -> inf.
+        Not at C = inf, where the smallest coefficients, of columns of very different units, would cancel in the
+        predictions to fewer digits than the others have.
         """
         coef, shifted = self.split(w)
         if self.shift_invariant:
@@ -196,7 +199,9 @@ class Coordinates:
             raw = coef * self.inverse_scale
             raw = raw - (raw @ self.null) @ self.null.T
             smallest = torch.where(self.inverse_scale > 0, raw / self.inverse_scale, 0.0)
-            coef = torch.where(self.undecided[:, None, None], smallest, coef)
+            noise = self.rounding(self.join(smallest, shifted), torch.finfo(w.dtype).eps)
+            better = self.undecided & ((self.strength > 0) | (noise <= CANCELLED))
+            coef = torch.where(better[:, None, None], smallest, coef)
         return self.join(coef, shifted)
 
     def spare(self, penalty: Tensor, w: Tensor) -> Tensor:
