@@ -189,8 +189,8 @@ class Coordinates:
 
         Softmax coefficients and intercepts are centred over the classes. Where there is no penalty to see
         to it, directions in which X does not vary (collinear columns) are taken out: the limit of C -> inf.
-        Not where the smallest coefficients, of columns of very different units, would cancel in the predictions
-        to fewer digits than the others have.
+        Not where the smallest coefficients, of columns of very different units, would cancel to fewer digits
+        of the predictions.
         """
         coef, shifted = self.split(w)
         if self.shift_invariant:
