@@ -60,6 +60,7 @@ def test_a_fit_is_said_to_be_separated_if_and_only_if_it_is(seed, fit_intercept)
 
 def test_a_combination_of_columns_is_found_on_data_too_large_for_the_program(monkeypatch):
     monkeypatch.setattr(_separation, "PROGRAM_NUMBERS", 0)
+    monkeypatch.setattr(_separation, "SMALL_NUMBERS", 0)
     for name in ("breast_cancer", "digits"):
         data = load(name)
         model, warning = _fit(data.X, data.y)
@@ -158,3 +159,14 @@ def test_a_rare_level_of_one_of_five_classes_is_found_among_weights_and_units(se
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = TorchLogisticClassifier(C=np.inf).fit(X, y, weight)
     assert (model.stop_reason_ == "separation") == oracle.separable(X, y, 5)
+
+
+def test_a_fit_that_took_a_separated_column_for_solved_is_not_trusted():
+    rng = np.random.default_rng(0)
+    X = np.exp(2 * rng.normal(size=(768, 3))).astype(np.float32)
+    y = rng.integers(5, size=768)
+    X[:, 1] = np.where(y == 2, X[:, 1] * (rng.random(768) < 0.02), 0)
+    assert oracle.separable(X, y, 5)
+    model, warning = _fit(X, y)
+    assert model.stop_reason_ == "separation"
+    assert "column 1," in warning

@@ -15,6 +15,7 @@ from torch_logreg._inputs import TrainingData
 
 CHUNK_NUMBERS = 2**20  # of X at a time, in float64
 PROGRAM_NUMBERS = 2**21  # in the matrix of a linear program: more take many seconds
+SMALL_NUMBERS = 2**17  # there, which takes some milliseconds: no trust in the fit is needed
 PARAMETERS = 2**11  # of which a null space is made
 LIMITS = 2**24  # smallest and largest values, of each class and column
 UNDERRATED = 1e4  # by so much at most the decrement of the last step says too little of what is left
@@ -90,6 +91,9 @@ def separation(fitted: Fitted, decrease: float) -> Separation | None:
     Konis (2007), Linear programming algorithms for detecting separated data in binary logistic regression
     models, University of Oxford.
     """
+    n_parameters = len(fitted.coef) * fitted.coef[0].size
+    if len(fitted.codes) * (fitted.n_classes - 1) * n_parameters <= SMALL_NUMBERS:
+        decrease = np.inf
     losing, perfect = _losing(fitted, decrease)
     if not losing.any():
         return None

@@ -113,13 +113,9 @@ def judge(case: Case) -> str:
     if np.isinf(case.params["C"]) and (model.stop_reason_ == "separation") != separable:
         return f"wrong: separable is {separable}, and it stopped with {model.stop_reason_}"
     if not model.converged_:
-        told = (
-            "rounding",
-            "precision",
-            "collinear",
-            "separation",
-            *(["max_iter"] if case.params["tol"] < 1e-4 else []),
-        )
+        told = ["rounding", "precision", "collinear", "separation"]
+        if case.params["tol"] < 1e-4 or case.dtype == "float32":  # rounding may keep a fit from ending
+            told.append("max_iter")
         expected = model.stop_reason_ in told
         return f"{'' if expected else 'wrong: '}{model.stop_reason_}"
     best = oracle.solve(plain, case.codes, K, *settings)
