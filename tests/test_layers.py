@@ -21,6 +21,7 @@ LEVELS = {
     "_memory": 0,
     "_processes": 0,
     "_solver": 0,
+    "_sparse": 0,
     "_callbacks": 1,
     "_conjugate": 1,
     "_coordinates": 1,
@@ -51,6 +52,8 @@ LEVELS = {
 SIDEWAYS = {
     ("_progress", "_solver"): "what solvers share works on the contracts",
     ("_rows", "_solver"): "the containers of rows implement the contract Rows",
+    ("_rows", "_sparse"): "what CSR takes of the products with X",
+    ("_sparse", "_solver"): "the container of a CSR matrix is part of the contracts",
 }
 MODULES = sorted(file.stem for file in PACKAGE.glob("*.py"))
 

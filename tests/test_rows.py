@@ -11,7 +11,7 @@ import torch
 from oracle import solve
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torch_logreg import TorchLogisticClassifier, _rows
+from torch_logreg import TorchLogisticClassifier, _rows, _sparse
 from torch_logreg._losses import LOSSES
 from torch_logreg._rows import (
     FEW_OUTPUTS,
@@ -133,12 +133,16 @@ def test_part_of_a_larger_array_is_multiplied_in_parts_like_any_other():
 @pytest.mark.parametrize("chunk", [1, 40, 2**21])
 def test_rmatmul_deviation_is_that_of_numpy(kind, dtype, chunk, monkeypatch):
     monkeypatch.setattr(_rows, "CHUNK_NUMBERS", chunk)
+    monkeypatch.setattr(_sparse, "PART_NUMBERS", chunk)
     X, residual, other = _data(dtype)
     residual, center = np.abs(residual), other[0].astype(float)
-    result = rmatmul_deviation(KINDS[kind](X), torch.from_numpy(residual), torch.from_numpy(center), True)
+    arguments = KINDS[kind](X), torch.from_numpy(residual), torch.from_numpy(center)
+    first, result = rmatmul_deviation(*arguments, 1, 2)
     assert result.dtype == torch.float64  # the dtype of the centre, not of X
     expected = residual.astype(float) @ (X.astype(float) - center) ** 2
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-13)
+    expected = residual.astype(float) @ (X.astype(float) - center)
+    np.testing.assert_allclose(first.numpy(), expected, rtol=1e-12)
 
 
 @kinds
@@ -197,7 +201,7 @@ def test_squared_deviations_of_columns_far_from_zero_is_a_usable_variance(kind, 
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(500, 3)) + 1e6).astype(dtype)
     ones, center = torch.ones(1, 500, dtype=torch.from_numpy(X).dtype), X.astype(float).mean(axis=0)
-    result = rmatmul_deviation(KINDS[kind](X), ones, torch.from_numpy(center), True)
+    (result,) = rmatmul_deviation(KINDS[kind](X), ones, torch.from_numpy(center), 2)
     expected = np.sum((X.astype(float) - center) ** 2, axis=0)
     # The 1e12 of a squared offset rounds to 1e-4: it must be neither added nor subtracted.
     np.testing.assert_allclose(result.numpy()[0], expected, rtol=1e-9)
@@ -209,7 +213,7 @@ def test_a_constant_column_is_at_no_distance_from_its_value(kind, dtype):
     X = np.full((500, 2), [12345.678, 0.1], dtype=dtype)
     residual = torch.from_numpy(np.random.default_rng(0).random((1, 500)).astype(dtype))
     center = torch.from_numpy(X[0].astype(float))
-    assert not rmatmul_deviation(KINDS[kind](X), residual, center, True).any()
+    assert not torch.cat(rmatmul_deviation(KINDS[kind](X), residual, center, 1, 2)).any()
 
 
 @dtypes
@@ -546,7 +550,7 @@ def test_the_products_leave_X_as_it_is(kind, dtype):
     center = torch.from_numpy(coef[0])
     matmul(matrix, torch.from_numpy(coef))
     rmatmul(matrix, torch.from_numpy(residual))
-    rmatmul_deviation(matrix, torch.from_numpy(residual), center, True)
+    rmatmul_deviation(matrix, torch.from_numpy(residual), center, 1, 2)
     sandwich(matrix, torch.from_numpy(residual), center, torch.ones_like(center), True)
     after = matrix.csr.to_dense() if isinstance(matrix, Sparse) else matrix
     np.testing.assert_array_equal(after.numpy(), before)

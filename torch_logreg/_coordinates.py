@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torch_logreg._rows import matmul, rmatmul, rmatmul_deviation, sandwich
-from torch_logreg._solver import Block, Curvature, Factors, Rows
+from torch_logreg._solver import Block, Curvature, Factors, Matrix, Rows
 
 CANCELLED = 1e-8  # of a raw prediction, by rounding of the coefficients
 NOISE = 256.0  # times eps, of an eigenvector of length 1
@@ -294,24 +294,21 @@ def find_null_space(coordinates: Coordinates, eps: float, gram: Gram) -> bool:
 
 
 def moments(rows: Rows, weight_sum: Tensor, fit_intercept: bool) -> Moments:
-    """Means and variances of the columns over all rows, in three passes."""
-    dtype = weight_sum.dtype
+    """Means and variances of the columns over all rows, in two passes, or in one without an intercept."""
+    dtype, weight = weight_sum.dtype, weight_sum.mean()
 
-    def mean(center: Tensor | None, square: bool) -> Tensor:
-        def of(block: Block) -> Tensor:
-            weights = block.weights.mean(dim=0, keepdim=True)
-            if center is None:
-                return rmatmul(block.X, weights)[0].to(dtype)
-            return rmatmul_deviation(block.X, weights, center, square)[0]
-
-        return rows.total(functools.reduce(Tensor.add_, map(of, rows.blocks()))) / weight_sum.mean()
+    def mean(of: Callable[[Matrix, Tensor], Tensor]) -> Tensor:
+        partials = (of(block.X, block.weights.mean(dim=0, keepdim=True)) for block in rows.blocks())
+        return rows.total(functools.reduce(Tensor.add_, partials)) / weight
 
     center = torch.zeros(rows.n_features, dtype=dtype, device=rows.device)
     if fit_intercept:
-        center = mean(None, square=False)
-        # Once more: a sum over many rows rounds by more than a constant column may vary.
-        center = center + mean(center, square=False)
-    return Moments.of(center, mean(center, square=True), torch.finfo(rows.dtype).eps)
+        center = mean(lambda X, weights: rmatmul(X, weights)[0].to(dtype))
+    # That sum over many rows rounds by more than a constant column may vary: so deviations have a mean too.
+    sums = mean(lambda X, weights: torch.cat(rmatmul_deviation(X, weights, center, 1, 2)))
+    shift = sums[0] * fit_intercept
+    variance = torch.addcmul(sums[1], shift, shift, value=-1).clamp_(min=0)
+    return Moments.of(center + shift, variance, torch.finfo(rows.dtype).eps)
 
 
 def gram(rows: Rows, coordinates: Coordinates) -> Gram:
@@ -335,9 +332,7 @@ def gram(rows: Rows, coordinates: Coordinates) -> Gram:
         def of(block: Block, weights: Tensor) -> Tensor:
             along = (matmul(block.X, raw) - shift) * weights
             ones = torch.cat([weights, along])
-            sums = torch.cat(
-                [rmatmul_deviation(block.X, ones, center, square=False), ones.sum(1, True)], dim=1
-            )
+            sums = torch.cat([*rmatmul_deviation(block.X, ones, center, 1), ones.sum(1, True)], dim=1)
             return sums  # of the columns, and of ones, by weight and along each direction
 
         sums = sum_of(of)

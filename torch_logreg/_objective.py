@@ -232,14 +232,13 @@ class LinearFisher:
     def diagonal(self) -> Tensor:
         objective = self.objective
 
-        def squares(block: Block, fisher: Tensor) -> Tensor:
+        def of_block(block: Block, fisher: Tensor) -> Tensor:
             r = block.weights[:, None] * objective.loss.fisher_diagonal(fisher)
-            products = rmatmul_deviation(
-                block.X, r.flatten(0, 1), objective.coordinates.center, square=True
-            ).view(*r.shape[:2], -1)
+            (squares,) = rmatmul_deviation(block.X, r.flatten(0, 1), objective.coordinates.center, 2)
+            products = squares.view(*r.shape[:2], -1)
             return torch.cat([products, r.sum(dim=2, keepdim=True, dtype=objective.dtype)], dim=2)
 
-        total = objective.rows.total(_sum(squares(block, fisher) for block, fisher in self._blocks()))
+        total = objective.rows.total(_sum(of_block(block, fisher) for block, fisher in self._blocks()))
         total = total / objective.weight_sum[:, None, None]
         scaled = total[..., :-1] * objective.coordinates.inverse_scale.square()
         return objective.coordinates.join(scaled, total[..., -1]) + self._penalty()

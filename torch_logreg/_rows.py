@@ -1,13 +1,12 @@
-"""Rows in memory, and the products with X. The only file with sparse algebra.
+"""Rows in memory, and the products with X.
 
-Dense or CSR is decided in the functions below and nowhere else. Whatever multiplies X from the
-left is class-major, ``(Q, n_rows)`` or ``(Q, n_features)``: one row a problem and output.
+Dense or CSR is decided in the functions below and nowhere else; what CSR takes is in `_sparse.py`.
+Whatever multiplies X from the left is class-major, ``(Q, n_rows)`` or ``(Q, n_features)``: one row a
+problem and output.
 """
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,7 +14,9 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from torch_logreg import _sparse
 from torch_logreg._solver import Block, Matrix, Rows, Sample, Sparse
+from torch_logreg._sparse import sparse_matrices, sparse_matrix
 
 BLOCK_NUMBERS = 2**20  # numbers in the (Q, n_rows) arrays of one block
 # Of dense rows on the CPU: a block's rows are still in the cache when the second product reads them.
@@ -28,7 +29,7 @@ SANDWICH_NUMBERS = 2**19  # in the scratch array of `sandwich`: some megabytes, 
 def matmul(X: Matrix, coef: Tensor) -> Tensor:
     """``coef @ X.T``: (Q, n_features) -> (Q, n_rows)."""
     if isinstance(X, Sparse):
-        return (X.csr @ coef.T).T.contiguous()
+        return _sparse.matmul(X, coef)
     whole = _whole_parts(X, len(coef))
     if not whole:
         return coef @ X.T
@@ -41,16 +42,14 @@ def matmul(X: Matrix, coef: Tensor) -> Tensor:
 
 def holds_below(X: Matrix, columns: Tensor, bound: float) -> bool:
     """Whether one of some columns, given by a mask, holds a number other than 0 and smaller than `bound`."""
-    numbers = X.transpose.values() if isinstance(X, Sparse) else X[:, columns]
-    if isinstance(X, Sparse):
-        numbers = numbers[columns.repeat_interleave(X.transpose.crow_indices().diff())]
+    numbers = _sparse.stored_in(X, columns) if isinstance(X, Sparse) else X[:, columns]
     return bool(((numbers != 0) & (numbers.abs() < bound)).any())
 
 
 def rmatmul(X: Matrix, residual: Tensor) -> Tensor:
     """``residual @ X``: (Q, n_rows) -> (Q, n_features)."""
     if isinstance(X, Sparse):
-        return (X.transpose @ residual.T).T.contiguous()
+        return _sparse.rmatmul(X, residual)
     whole = _whole_parts(X, len(residual))
     if not whole:
         return residual @ X
@@ -70,28 +69,22 @@ def _whole_parts(X: Tensor, n_outputs: int) -> int:
     return X.shape[0] - X.shape[0] % SUB_ROWS
 
 
-def rmatmul_deviation(X: Matrix, residual: Tensor, center: Tensor, square: bool) -> Tensor:
-    """``residual @ (X - center)``, or of the squares of these: (Q, n_rows) -> (Q, n_features).
+def rmatmul_deviation(X: Matrix, residual: Tensor, center: Tensor, *powers: int) -> list[Tensor]:
+    """``residual @ (X - center)**power`` for each power, 1 or 2: (Q, n_rows) -> (Q, n_features).
 
     In the dtype of `center`: the squares of float32 numbers overflow from 2e19 on.
     """
-    residual = residual.to(center.dtype)
     if isinstance(X, Sparse):
-        # An entry that is not stored is (0 - c)². A column that has none of these must not get their sum
-        # as a difference: c² is larger than its variance by as much as the difference is wrong.
-        counts = X.transpose.crow_indices().diff()
-        deviation = X.transpose.values().to(center.dtype) - center.repeat_interleave(counts)
-        values, elsewhere = (deviation.square(), center.square()) if square else (deviation, -center)
-        stored = _csr_like(X.transpose, values) @ residual.T
-        weight = _csr_like(X.transpose, torch.ones_like(deviation)) @ residual.T
-        absent = torch.where(counts == X.shape[0], 0.0, residual.sum(dim=1, keepdim=True) - weight.T)
-        return stored.T + absent * elsewhere
+        return _sparse.weighted_sums(X, residual, center, powers)
+    residual = residual.to(center.dtype)
     step = max(1, CHUNK_NUMBERS // X.shape[1])
-    result = torch.zeros((len(residual), X.shape[1]), dtype=center.dtype, device=center.device)
+    shape = (len(residual), X.shape[1])
+    results = [torch.zeros(shape, dtype=center.dtype, device=center.device) for _ in powers]
     for start in range(0, len(X), step):
         deviation = X[start : start + step].to(center.dtype) - center
-        result += residual[:, start : start + step] @ (deviation.square_() if square else deviation)
-    return result
+        for power, result in zip(powers, results, strict=True):
+            result += residual[:, start : start + step] @ (deviation if power == 1 else deviation.square())
+    return results
 
 
 def sandwich(X: Matrix, weights: Tensor, center: Tensor, spread: Tensor, intercept: bool) -> Tensor:
@@ -142,16 +135,7 @@ def _standardised_chunks(
 def dense_rows(X: Matrix, start: int, stop: int) -> Tensor:
     """Rows `start` to `stop` as a dense array, a view where X is dense."""
     if isinstance(X, Sparse):
-        crow = X.csr.crow_indices()[start : stop + 1]
-        first = crow[0].to(torch.int64)
-        n_stored = (crow[-1] - crow[0]).to(torch.int64)
-        part = slice(int(first), int(first + n_stored))
-        counts = crow.diff()
-        row = torch.arange(len(counts), device=crow.device).repeat_interleave(counts)
-        dense = X.csr.values().new_zeros((len(counts), X.shape[1]))
-        # Accumulate: CSR may hold an entry in several parts.
-        column = X.csr.col_indices()[part].to(torch.int64)
-        return dense.index_put_((row, column), X.csr.values()[part], accumulate=True)
+        return _sparse.dense_rows(X, start, stop)
     return X[start:stop]
 
 
@@ -165,58 +149,6 @@ def _pieces(X: Tensor, target: Tensor, weights: Tensor, n_rows: int) -> Iterator
     for start in range(0, len(target), n_rows):
         rows = slice(start, start + n_rows)
         yield Block(X[rows], target[rows], weights[:, rows])
-
-
-_csr_warned = threading.Lock()
-_csr_ready = False
-
-
-def _prepare_csr() -> None:
-    """Draw torch's once-a-process remarks on CSR tensors here, where nobody is shown them.
-
-    Later calls never enter `catch_warnings`, which is not thread-safe.
-    """
-    global _csr_ready
-    with _csr_warned:
-        if not _csr_ready:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
-                one = torch.ones(1, device="cpu")
-                index = torch.tensor([0, 1], device="cpu")
-                torch.sparse_csr_tensor(index, index[:1], one, size=(1, 1), device="cpu")
-            _csr_ready = True
-
-
-def _csr_like(pattern: Tensor, values: Tensor) -> Tensor:
-    return torch.sparse_csr_tensor(
-        pattern.crow_indices(),
-        pattern.col_indices(),
-        values,
-        size=pattern.shape,
-        device=values.device,
-        check_invariants=False,
-    )
-
-
-def _csr_tensor(X: scipy.sparse.csr_array, device: torch.device) -> Tensor:
-    _prepare_csr()
-    # 32-bit indices halve the bytes of a product and are what MKL computes with.
-    small = max(X.nnz, *X.shape) < 2**31
-    index = np.int32 if small else np.int64
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(X.indptr.astype(index)).to(device),
-        torch.from_numpy(X.indices.astype(index)).to(device),
-        torch.from_numpy(X.data.astype(X.dtype.newbyteorder("="))).to(device),
-        size=X.shape,
-        device=device,
-        check_invariants=False,
-    )
-
-
-def sparse_matrix(X: scipy.sparse.csr_array, device: torch.device, transpose: bool = True) -> Sparse:
-    """A scipy CSR matrix on `device`; without `transpose` only `matmul` works on it."""
-    csr = _csr_tensor(X, device)
-    return Sparse(csr, _csr_tensor(X.T.tocsr(), device) if transpose else csr)
 
 
 class ArrayRows(Rows):
@@ -241,7 +173,15 @@ class ArrayRows(Rows):
         step = max(1, BLOCK_NUMBERS // n_outputs)
         if isinstance(X, Tensor) and X.device.type == "cpu":
             step = min(step, max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, CACHE_NUMBERS // n_outputs)))
-        self._blocks = [self._block(slice(first, first + step)) for first in range(0, self.n_rows, step)]
+        self._blocks = list(self._cut(step))
+
+    def _cut(self, step: int) -> Iterator[Block]:
+        if isinstance(self._X, Tensor):
+            yield from _pieces(self._X, self._target, self.weights, step)
+            return
+        slices = _sparse.row_slices(self._X, step)
+        for rows, X in zip(slices, sparse_matrices(self._X, slices, self.device), strict=True):
+            yield Block(X, self._target[rows], self.weights[:, rows])
 
     def blocks(self) -> Iterator[Block]:
         for block in self._blocks:

@@ -1,0 +1,239 @@
+"""Sparse algebra: CSR matrices of torch, their products, and sums over their columns.
+
+Dense or CSR is decided in `_rows.py` and nowhere else; what CSR then takes is here.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from torch_logreg._solver import Sparse
+
+PART_NUMBERS = 2**20  # stored numbers that are turned into float64 at a time
+# Stored numbers of a block: several blocks are transposed at once, each by a thread of its own.
+BLOCK_STORED = 2**22
+NEARLY_FULL = 0.999  # of the weight of all rows, stored in a column: see `weighted_sums`
+
+_csr_warned = threading.Lock()
+_csr_ready = False
+
+
+def _prepare_csr() -> None:
+    """Draw torch's once-a-process remarks on CSR tensors here, where nobody is shown them.
+
+    Later calls never enter `catch_warnings`, which is not thread-safe.
+    """
+    global _csr_ready
+    with _csr_warned:
+        if not _csr_ready:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
+                one = torch.ones(1, device="cpu")
+                index = torch.tensor([0, 1], device="cpu")
+                torch.sparse_csr_tensor(index, index[:1], one, size=(1, 1), device="cpu")
+            _csr_ready = True
+
+
+# ---- from scipy ----
+
+
+def _tensor(crow: Tensor, column: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.sparse_csr_tensor(
+        crow, column, values, size=shape, device=values.device, check_invariants=False
+    )
+
+
+def _csr_tensor(X: scipy.sparse.csr_array, device: torch.device) -> Tensor:
+    _prepare_csr()
+    # 32-bit indices halve the bytes of a product and are what MKL computes with.
+    index = np.int32 if max(X.nnz, *X.shape) < 2**31 else np.int64
+    crow, column, values = (
+        torch.from_numpy(array).to(device)
+        for array in (
+            X.indptr.astype(index, copy=False),
+            X.indices.astype(index, copy=False),
+            X.data.astype(X.dtype.newbyteorder("="), copy=False),
+        )
+    )
+    return _tensor(crow, column, values, X.shape)
+
+
+def sparse_matrix(X: scipy.sparse.csr_array, device: torch.device, transpose: bool = True) -> Sparse:
+    """A scipy CSR matrix on `device`; without `transpose` only `matmul` works on it.
+
+    Nobody may write to it: it shares the memory of X where it can.
+    """
+    X = _writeable(X)
+    csr = _csr_tensor(X, device)
+    return Sparse(csr, _csr_tensor(X.T.tocsr(), device) if transpose else csr)
+
+
+def _writeable(X: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    """X, of which a read-only array (a memory map of joblib's) is copied: torch warns of these."""
+    arrays = (X.data, X.indices, X.indptr)
+    if all(array.flags.writeable for array in arrays):
+        return X
+    copied = tuple(array if array.flags.writeable else array.copy() for array in arrays)
+    return scipy.sparse.csr_array(copied, shape=X.shape)
+
+
+def row_slices(X: scipy.sparse.csr_array, most: int) -> list[slice]:
+    """Runs of at most `most` rows, cut so that none holds many more than `BLOCK_STORED` numbers."""
+    slices, first = [], 0
+    while first < X.shape[0]:
+        enough = int(np.searchsorted(X.indptr, X.indptr[first] + BLOCK_STORED, side="right")) - 1
+        last = min(first + most, max(enough, first + 1), X.shape[0])
+        slices.append(slice(first, last))
+        first = last
+    return slices
+
+
+def sparse_matrices(X: scipy.sparse.csr_array, slices: Sequence[slice], device: torch.device) -> list[Sparse]:
+    """Runs of rows of X, each with its transpose."""
+
+    def of(rows: slice) -> Sparse:
+        first, last = X.indptr[rows.start], X.indptr[rows.stop]
+        indptr = X.indptr[rows.start : rows.stop + 1] - first
+        arrays = (X.data[first:last], X.indices[first:last], indptr)  # scipy's own slicing copies
+        shape = (rows.stop - rows.start, X.shape[1])
+        return sparse_matrix(scipy.sparse.csr_array(arrays, shape=shape), device)
+
+    _prepare_csr()
+    n_threads = min(len(slices), torch.get_num_threads())
+    if n_threads < 2:
+        return [of(rows) for rows in slices]
+    with ThreadPoolExecutor(n_threads) as pool:  # scipy transposes without holding the interpreter's lock
+        return list(pool.map(of, slices))
+
+
+# ---- products ----
+
+
+def matmul(X: Sparse, coef: Tensor) -> Tensor:
+    """``coef @ X.T``: (Q, n_features) -> (Q, n_rows)."""
+    return _times(X.csr, coef)
+
+
+def rmatmul(X: Sparse, residual: Tensor) -> Tensor:
+    """``residual @ X``: (Q, n_rows) -> (Q, n_features)."""
+    return _times(X.transpose, residual)
+
+
+def _times(csr: Tensor, vectors: Tensor) -> Tensor:
+    if len(vectors) == 1:
+        return torch.mv(csr, vectors[0])[None]
+    return (csr @ vectors.T).T.contiguous()
+
+
+def weighted_sums(X: Sparse, residual: Tensor, center: Tensor, powers: Sequence[int]) -> list[Tensor]:
+    """``residual @ (X - center)**power`` for each power, 1 or 2, in the dtype of `center`: (Q, n_features).
+
+    An entry that is not stored is (0 - c)². Where some of the weight is on those, a sum over the stored
+    numbers as they are loses little to rounding when c is taken off afterwards. Of a column that is all but
+    full, deviations are summed: c² can be larger than its variance by as much as the difference is wrong.
+    """
+    residual = residual.to(center.dtype).T.contiguous()  # (n, Q)
+    total = residual.sum(dim=0)[:, None]
+    least, most = residual.aminmax()
+    counts = X.transpose.crow_indices().diff()
+    sums: dict[int, list[Tensor]] = {power: [] for power in {1, *powers}}
+    stored: list[Tensor] = []
+    for part in _column_parts(X.transpose):
+        values = part.values().to(center.dtype)
+        for power, found in sums.items():
+            found.append(_like(part, values**power) @ residual)
+        if least < most:
+            stored.append(_like(part, torch.ones_like(values)) @ residual)
+    of_power = {power: torch.cat(found).T for power, found in sums.items()}
+    weight = torch.cat(stored).T if stored else counts * most
+    full = (weight.abs() > NEARLY_FULL * total.abs()).any(dim=0) | (counts > NEARLY_FULL * len(residual))
+    columns, results = full.nonzero()[:, 0], []
+    exact = _deviations(X.transpose, columns, residual, center[columns], powers) if len(columns) else []
+    for power in powers:
+        result = of_power[1] - center * total
+        if power == 2:  # (x - c)² = x² - c² - 2 c (x - c)
+            result = of_power[2] - center.square() * total - 2 * center * result
+        results.append(result)
+    for result, of_full in zip(results, exact, strict=False):
+        result[:, columns] = of_full
+    return results
+
+
+def _deviations(
+    transpose: Tensor, columns: Tensor, residual: Tensor, center: Tensor, powers: Sequence[int]
+) -> list[Tensor]:
+    """`weighted_sums` of some columns, by deviations from their centres: (Q, len(columns)) each."""
+    picked = _rows_of(transpose, columns)
+    counts = picked.crow_indices().diff()
+    deviation = picked.values().to(center.dtype) - center.repeat_interleave(counts)
+    weight = _like(picked, torch.ones_like(deviation)) @ residual  # (columns, Q)
+    absent = torch.where((counts == len(residual))[:, None], 0.0, residual.sum(dim=0) - weight)
+    return [
+        (_like(picked, deviation**power) @ residual + absent * ((-center) ** power)[:, None]).T
+        for power in powers
+    ]
+
+
+def _rows_of(csr: Tensor, rows: Tensor) -> Tensor:
+    """``csr[rows]``."""
+    crow, n_columns = csr.crow_indices(), csr.shape[1]
+    counts = crow.diff()[rows]
+    ends = counts.cumsum(0)
+    first = (crow[rows] - (ends - counts)).repeat_interleave(counts)
+    entries = first + torch.arange(len(first), device=first.device)
+    own = torch.nn.functional.pad(ends, (1, 0)).to(crow.dtype)
+    return _tensor(own, csr.col_indices()[entries], csr.values()[entries], (len(rows), n_columns))
+
+
+def _column_parts(transpose: Tensor) -> Iterator[Tensor]:
+    """Runs of rows of a matrix, on the CPU so few that copies of their numbers stay small."""
+    crow, n_rows = transpose.crow_indices(), transpose.shape[0]
+    if transpose.device.type != "cpu" or len(transpose.values()) <= PART_NUMBERS:
+        yield transpose
+        return
+    bounds, first = crow.numpy(), 0
+    while first < n_rows:
+        enough = int(np.searchsorted(bounds, bounds[first] + PART_NUMBERS, side="right")) - 1
+        last = max(enough, first + 1)
+        here = slice(int(bounds[first]), int(bounds[last]))
+        yield _tensor(
+            crow[first : last + 1] - crow[first],
+            transpose.col_indices()[here],
+            transpose.values()[here],
+            (last - first, transpose.shape[1]),
+        )
+        first = last
+
+
+def _like(pattern: Tensor, values: Tensor) -> Tensor:
+    return _tensor(pattern.crow_indices(), pattern.col_indices(), values, pattern.shape)
+
+
+# ---- entries ----
+
+
+def dense_rows(X: Sparse, start: int, stop: int) -> Tensor:
+    """Rows `start` to `stop` as a dense array."""
+    crow = X.csr.crow_indices()[start : stop + 1]
+    first = crow[0].to(torch.int64)
+    n_stored = (crow[-1] - crow[0]).to(torch.int64)
+    part = slice(int(first), int(first + n_stored))
+    counts = crow.diff()
+    row = torch.arange(len(counts), device=crow.device).repeat_interleave(counts)
+    dense = X.csr.values().new_zeros((len(counts), X.shape[1]))
+    # Accumulate: CSR may hold an entry in several parts.
+    column = X.csr.col_indices()[part].to(torch.int64)
+    return dense.index_put_((row, column), X.csr.values()[part], accumulate=True)
+
+
+def stored_in(X: Sparse, columns: Tensor) -> Tensor:
+    """The numbers stored in some columns, given by a mask."""
+    return X.transpose.values()[columns.repeat_interleave(X.transpose.crow_indices().diff())]
