@@ -16,6 +16,8 @@ from torch_logreg._solver import Block, Curvature, Factors, Matrix, Rows
 CANCELLED = 1e-8  # of a raw prediction, by rounding of the coefficients
 NOISE = 256.0  # times eps, of an eigenvector of length 1
 NULL_SPACE_FEATURES = 2048  # above it the d x d eigenproblem costs more than the fit
+# Above it no d x d matrix is factorised, whose rounding would count for more than that of gradients.
+FACTORISED_FEATURES = 1024
 
 
 class Moments(NamedTuple):
@@ -156,7 +158,8 @@ class Coordinates:
             return none, none
         curve = torch.where(self.varies, self.strength[:, None] * self.inverse_scale[:, 0].square(), 1.0)
         least = curve.amin(dim=1) / (16 * self.n_features)
-        return least < torch.finfo(self.strength.dtype).eps, least < eps
+        undecided = least < torch.finfo(self.strength.dtype).eps
+        return undecided, undecided if self.n_features > FACTORISED_FEATURES else least < eps
 
     def null_space(self, gram: Gram) -> Tensor:
         """Raw directions (d, r) along which no row has a component, orthonormal but for ``1 / spread``."""
