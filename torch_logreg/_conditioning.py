@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torch_logreg._coordinates import Coordinates
 from torch_logreg._losses import Loss
+from torch_logreg._row_space import RowSpace
 from torch_logreg._rows import holds_below, matmul
 from torch_logreg._solver import Rows
 
@@ -20,7 +21,12 @@ NOISE = 16.0  # times the rounding of the columns: what is no more says nothing
 
 
 def find_doubt(
-    rows: Rows, coordinates: Coordinates, loss: Loss, w: Tensor, value: Callable[[], float], kept: torch.dtype
+    rows: Rows,
+    coordinates: Coordinates | RowSpace,
+    loss: Loss,
+    w: Tensor,
+    value: Callable[[], float],
+    kept: torch.dtype,
 ) -> str | None:
     """Why the solution `w` of one problem is not to be trusted: a key of `REASONS`, or None.
 
@@ -33,6 +39,8 @@ def find_doubt(
         unseen = ~coordinates.varies
         if any(holds_below(block.X, unseen, SQUARE_ROOT_OF_TINY) for block in rows.blocks()):
             return "underflow"
+    if isinstance(coordinates, RowSpace):  # X varies along all that is left
+        return None
     directions = coordinates.directions
     if directions is not None and _left_to_gain(rows, coordinates, directions.T, loss, w) > LEFT * value():
         return "collinear"

@@ -73,7 +73,7 @@ class NaturalSGD(Solver):
         work = objective.rows.n_rows * p**2
         if p <= CHOLESKY_PARAMETERS and (K == 1 or work <= LAZY_WORK):
             return Cholesky(objective)
-        if p // K > FACTOR_PARAMETERS:
+        if K == 1 or p // K > FACTOR_PARAMETERS:
             return None
         if not objective.batches:
             return SampledFisher(objective, objective.rough(), objective.rows.n_rows, True, self.tol)

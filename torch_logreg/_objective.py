@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -12,9 +13,11 @@ from torch import Tensor
 from torch_logreg._coordinates import Coordinates, find_null_space, gram, moments
 from torch_logreg._losses import Loss, outputs_factor
 from torch_logreg._penalty import L2Penalty, alike
-from torch_logreg._rows import matmul, rmatmul, rmatmul_deviation, sandwich, sandwich_outer
+from torch_logreg._rows import dense_rows, matmul, rmatmul, rmatmul_deviation, sandwich, sandwich_outer
 from torch_logreg._solver import Batch, Block, Curvature, Factors, Objective, Rows
 
+SKETCHED = 64  # times the work of an eigendecomposition has X to have for a sketch to pay
+ACTIVE = 0.6  # of the rows, at most, that are worth being gathered
 CACHE_NUMBERS = 2**24  # numbers of Fisher information kept between the products of one CG solve
 
 
@@ -61,6 +64,7 @@ class LinearObjective(Objective):
         self.weight_sum = rows.weight_sum(C.dtype)
         self.penalty = L2Penalty(1 / (C * self.weight_sum))
         self.alike = alike(self.penalty.strength)
+        self._last: tuple[Tensor, LinearFisher] | None = None
         self.coordinates = self._standardised() if coordinates is None else coordinates
         self._plain = self.coordinates.plain and self.dtype == rows.dtype
         self._rows_per_weight = (rows.n_rows / self.weight_sum).to(rows.dtype)[:, None, None]  # (P, 1, 1)
@@ -101,6 +105,46 @@ class LinearObjective(Objective):
         C = 1 / (self.penalty.strength * self.weight_sum)[index]
         coordinates = self.coordinates.select(index)
         return LinearObjective(rows, self.loss, C, self.n_outputs, self.fit_intercept, coordinates)
+
+    def active(self, w: Tensor, part: float) -> LinearObjective | None:
+        if self.n_problems > 1 or not self.rows.gathers:
+            return None
+        information = self._fisher(w).information()
+        most, order = information.sort(descending=True)
+        n = 1 + int((most.cumsum(0) < part * most.sum()).sum())
+        if n > ACTIVE * len(order):
+            return None
+        some = copy.copy(self)
+        some.rows, some._last = self.rows.subset(order[:n].sort().values), None
+        return some
+
+    def sketch(self, w: Tensor, n: int) -> Tensor | None:
+        rows, (center, inverse) = self.rows, (self.coordinates.center, self.coordinates.inverse_scale[0, 0])
+        if self.n_parameters > rows.n_features + 1 or self.n_problems > 1 or not rows.gathers:
+            return None
+        if rows.n_rows * rows.n_features < SKETCHED * n**2:
+            return None
+        information = self._fisher(w).information()
+        # Without replacement, a row by its information (Efraimidis, Spirakis 2006): one that is drawn twice
+        # would look like a direction of large curvature.
+        key = torch.empty_like(information).exponential_(generator=torch.Generator().manual_seed(0))
+        drawn = key.div_(information).topk(n, largest=False).indices
+        (block,) = rows.subset(drawn.sort().values).blocks()
+        columns = (dense_rows(block.X, 0, n) - center) * inverse
+        if self.fit_intercept:
+            columns = torch.nn.functional.pad(columns, (0, 1), value=1.0)
+        return columns * (information.sum() / (n * self.weight_sum[0])).sqrt()
+
+    def decay(self) -> Tensor:
+        return (
+            self._decay
+            * torch.nn.functional.pad(self.coordinates.inverse_scale, (0, int(self.fit_intercept)))[0] ** 2
+        )
+
+    def _fisher(self, w: Tensor) -> LinearFisher:
+        if self._last is None or self._last[0] is not w:
+            self._last = w, LinearFisher(self, w)
+        return self._last[1]
 
     # ---- F and its derivatives ----
 
@@ -179,7 +223,7 @@ class LinearObjective(Objective):
         return self._rows_per_weight[:, 0] / n_nominal  # (P, 1)
 
     def curvature(self, w: Tensor) -> Curvature:
-        fisher = LinearFisher(self, w)
+        fisher = self._fisher(w)
         return Curvature(fisher.product, fisher.diagonal, fisher.matrix, fisher.factors)
 
 
@@ -206,6 +250,7 @@ class LinearFisher:
         for index, block in enumerate(self.objective.rows.blocks()):
             yield block, self._fisher(index, block, keep)
 
+    @functools.cached_property
     def _penalty(self) -> Tensor:
         objective = self.objective
         curve = objective.penalty.curvature(self.coef) * objective.coordinates.inverse_scale.square()
@@ -218,7 +263,7 @@ class LinearFisher:
             objective.rmatmul(block, self._of_rows(index, block)(objective.linear(block, coef, intercept)))
             for index, block in enumerate(objective.rows.blocks())
         )
-        return objective.pull_back(total) + objective.coordinates.spare(self._penalty() * v, v)
+        return objective.pull_back(total) + objective.coordinates.spare(self._penalty * v, v)
 
     def _of_rows(self, index: int, block: Block) -> Callable[[Tensor], Tensor]:
         """Products with the Fisher matrices of a block's rows, kept likewise."""
@@ -228,6 +273,14 @@ class LinearFisher:
             if self._keep:
                 self._operators[index] = operator
         return operator
+
+    def information(self) -> Tensor:
+        """The weighted trace of each row's Fisher matrix, of the first problem: (n,)."""
+        of_rows = (
+            self.objective.loss.fisher_diagonal(fisher)[0].sum(dim=0) * block.weights[0]
+            for block, fisher in self._blocks()
+        )
+        return torch.cat(list(of_rows))
 
     def diagonal(self) -> Tensor:
         objective = self.objective
@@ -241,7 +294,7 @@ class LinearFisher:
         total = objective.rows.total(_sum(of_block(block, fisher) for block, fisher in self._blocks()))
         total = total / objective.weight_sum[:, None, None]
         scaled = total[..., :-1] * objective.coordinates.inverse_scale.square()
-        return objective.coordinates.join(scaled, total[..., -1]) + self._penalty()
+        return objective.coordinates.join(scaled, total[..., -1]) + self._penalty
 
     def matrix(self) -> Tensor:
         objective = self.objective
@@ -275,7 +328,7 @@ class LinearFisher:
         objective.coordinates.add_gauge(matrix)
         objective.coordinates.spare_matrix(matrix)
         matrix = matrix.view(P, objective.n_parameters, objective.n_parameters)
-        matrix.diagonal(dim1=1, dim2=2).add_(self._penalty())
+        matrix.diagonal(dim1=1, dim2=2).add_(self._penalty)
         return matrix
 
     def factors(self) -> Factors:
@@ -296,7 +349,7 @@ class LinearFisher:
         unit = torch.ones(columns.shape[:2], dtype=columns.dtype, device=columns.device)
         unit[:, : objective.rows.n_features] = spread * coordinates.inverse_scale[: len(unit), 0]
         columns.mul_(unit[:, :, None]).mul_(unit[:, None]).div_(total[:, None, None])
-        decay = self._penalty().view(objective.n_problems, objective.n_outputs, -1)[:, 0]
+        decay = self._penalty.view(objective.n_problems, objective.n_outputs, -1)[:, 0]
         outputs = outputs / objective.weight_sum[:, None, None]
         return Factors(outputs, columns, decay, objective.penalty.strength)
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch_logreg._conditioning import find_doubt
 from torch_logreg._coordinates import Coordinates
 from torch_logreg._criteria import class_major, resolve_criterion
-from torch_logreg._design import DesignObjective, small_design
+from torch_logreg._design import DesignObjective, design, small_design
 from torch_logreg._growing import batch_rows, make_batches
 from torch_logreg._inputs import TrainingData, features_to, float_dtype, supports_float64, to_tensor
 from torch_logreg._losses import LOSSES, Loss
 from torch_logreg._module_objective import ModuleObjective
 from torch_logreg._modules import RandomStream, build_module
 from torch_logreg._objective import LinearObjective
+from torch_logreg._row_space import RowSpace, has_short_rows, inner_products, spanned
 from torch_logreg._rows import ArrayRows, dense_rows, matmul, sparse_matrix
 from torch_logreg._solver import Matrix, Objective
 
@@ -70,8 +71,13 @@ def linear_problem(
     rows = make_rows(data, codes, device, dtype, n_outputs, check)
     exact = dtype if method == "sgd" or not supports_float64(device) else torch.float64
     inverse_strength = torch.tensor([C], dtype=exact, device=device)
-    objective = linear_objective(rows, loss, inverse_strength, n_outputs, fit_intercept, method, seed)
-    coordinates = objective.coordinates
+    objective: LinearObjective | DesignObjective
+    coordinates: Coordinates | RowSpace
+    if method in ("full", "growing") and has_short_rows(rows):
+        objective, coordinates = in_row_space(rows, loss, inverse_strength, n_outputs, fit_intercept)
+    else:
+        objective = linear_objective(rows, loss, inverse_strength, n_outputs, fit_intercept, method, seed)
+        coordinates = objective.coordinates
     start = torch.zeros((1, objective.n_parameters), dtype=exact, device=device)
     if earlier is not None:
         coef, intercept = (to_tensor(array[None], device, exact) for array in earlier)
@@ -130,6 +136,20 @@ def linear_objective(
     if n_drawn:
         return LinearObjective(rows, loss, C, *shape, *make_batches(rows, C, loss, *shape, n_drawn, seed()))
     return LinearObjective(rows, loss, C, *shape)
+
+
+def in_row_space(
+    rows: ArrayRows, loss: Loss, C: Tensor, n_outputs: int, fit_intercept: bool
+) -> tuple[DesignObjective, RowSpace]:
+    """F in the space of the rows, and the way back from there."""
+    block, weight_sum = rows.whole(), rows.weight_sum(C.dtype)
+    columns, products = inner_products(rows, block, C.dtype, fit_intercept)
+    rows.check_finite(columns.variance)
+    B, basis = spanned(products)
+    eps, strength = float(torch.finfo(C.dtype).eps), 1 / (C * weight_sum)
+    objective = design(rows, block._replace(X=B), strength, loss, n_outputs, fit_intercept, eps)
+    objective.weight_sum = weight_sum
+    return objective, RowSpace(objective.coordinates, block, columns, basis)
 
 
 def is_small(rows: ArrayRows, n_outputs: int, fit_intercept: bool) -> bool:

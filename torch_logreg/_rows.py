@@ -170,6 +170,8 @@ class ArrayRows(Rows):
         self.dtype, self.device = weights.dtype, weights.device
         self._X, self._target, self.weights, self._check = X, target, weights, check
         self.is_dense = isinstance(X, Tensor)
+        # To find out how many rows to gather, the host would wait for a device; CSR would be transposed anew.
+        self.gathers = self.is_dense and self.device.type == "cpu"
         step = max(1, BLOCK_NUMBERS // n_outputs)
         if isinstance(X, Tensor) and X.device.type == "cpu":
             step = min(step, max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, CACHE_NUMBERS // n_outputs)))
@@ -233,6 +235,10 @@ class ArrayRows(Rows):
 
     def select(self, problems: np.ndarray) -> ArrayRows | None:
         return self if len(self.weights) == 1 else None
+
+    def subset(self, drawn: Tensor) -> ArrayRows:
+        weights = self.weights[:, drawn]
+        return ArrayRows(_select(self._X, drawn), self._target[drawn], weights, len(weights))
 
     def check_finite(self, found: Tensor) -> None:
         if bool(torch.isfinite(found).all()):

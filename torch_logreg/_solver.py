@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ class Sparse(NamedTuple):
 
     csr: Tensor  # (n_rows, n_features)
     transpose: Tensor  # (n_features, n_rows)
+    few: scipy.sparse.csr_array | None = None  # the matrix, where products are too small for several threads
 
     @property
     def shape(self) -> torch.Size:
@@ -61,6 +63,7 @@ class Rows(ABC):
     dtype: torch.dtype
     device: torch.device
     rows_read: int = 0  # by all calls of `blocks` so far
+    gathers: bool = False  # whether `subset` works, and makes rows that are faster to read than all
 
     @abstractmethod
     def blocks(self) -> Iterator[Block]:
@@ -91,6 +94,10 @@ class Rows(ABC):
     def select(self, problems: np.ndarray) -> Rows | None:
         """The rows as some of the problems weigh them; None where that is not known."""
         return None
+
+    def subset(self, drawn: Tensor) -> Rows:
+        """The rows of the numbers `drawn`, in memory of their own."""
+        raise NotImplementedError
 
     @abstractmethod
     def check_finite(self, found: Tensor) -> None:
@@ -171,6 +178,26 @@ class Objective(ABC):
     def stretch(self, w: Tensor, direction: Tensor) -> Tensor:
         """A first Newton direction (P, n_parameters), as far as it is best to go, if that is known."""
         return direction
+
+    def active(self, w: Tensor, part: float) -> Objective | None:
+        """The objective over the rows that hold `part` of the Fisher information at `w`, if these are few.
+
+        The sums over rows are not scaled up for the others: its Fisher matrix is at most that of all rows,
+        so a Newton decrement by it is at least what it is by that. None if they are not few, or it is not
+        known.
+        """
+        return None
+
+    def sketch(self, w: Tensor, n: int) -> Tensor | None:
+        """V (n, n_parameters) of rows drawn at random: V^T V is about the Fisher matrix without the penalty.
+
+        Always the same draw. None where the matrix is no sum of as simple a term a row, or is cheap anyway.
+        """
+        return None
+
+    def decay(self) -> Tensor:
+        """The diagonal of the penalty's Hessian (P, n_parameters), for who asked for a `sketch`."""
+        raise NotImplementedError
 
     def select(self, problems: np.ndarray) -> Objective | None:
         """Some of the problems, without batches; None where all must stay together."""

@@ -20,6 +20,7 @@ from torch_logreg._solver import Sparse
 PART_NUMBERS = 2**20  # stored numbers that are turned into float64 at a time
 # Stored numbers of a block: several blocks are transposed at once, each by a thread of its own.
 BLOCK_STORED = 2**22
+FEW_STORED = 2**20  # numbers, up to which a product is made by one thread
 NEARLY_FULL = 0.999  # of the weight of all rows, stored in a column: see `weighted_sums`
 
 _csr_warned = threading.Lock()
@@ -60,7 +61,7 @@ def _csr_tensor(X: scipy.sparse.csr_array, device: torch.device) -> Tensor:
         for array in (
             X.indptr.astype(index, copy=False),
             X.indices.astype(index, copy=False),
-            X.data.astype(X.dtype.newbyteorder("="), copy=False),
+            X.data,
         )
     )
     return _tensor(crow, column, values, X.shape)
@@ -72,8 +73,11 @@ def sparse_matrix(X: scipy.sparse.csr_array, device: torch.device, transpose: bo
     Nobody may write to it: it shares the memory of X where it can.
     """
     X = _writeable(X)
+    if not X.dtype.isnative:
+        X = X.astype(X.dtype.newbyteorder("="))
     csr = _csr_tensor(X, device)
-    return Sparse(csr, _csr_tensor(X.T.tocsr(), device) if transpose else csr)
+    few = X if X.nnz <= FEW_STORED and device.type == "cpu" else None
+    return Sparse(csr, _csr_tensor(X.T.tocsr(), device) if transpose else csr, few)
 
 
 def _writeable(X: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
@@ -119,18 +123,25 @@ def sparse_matrices(X: scipy.sparse.csr_array, slices: Sequence[slice], device: 
 
 def matmul(X: Sparse, coef: Tensor) -> Tensor:
     """``coef @ X.T``: (Q, n_features) -> (Q, n_rows)."""
-    return _times(X.csr, coef)
+    return _times(X.csr, coef) if X.few is None else _times_few(X.few, coef)
 
 
 def rmatmul(X: Sparse, residual: Tensor) -> Tensor:
     """``residual @ X``: (Q, n_rows) -> (Q, n_features)."""
-    return _times(X.transpose, residual)
+    return _times(X.transpose, residual) if X.few is None else _times_few(X.few.T, residual)
 
 
 def _times(csr: Tensor, vectors: Tensor) -> Tensor:
     if len(vectors) == 1:
         return torch.mv(csr, vectors[0])[None]
     return (csr @ vectors.T).T.contiguous()
+
+
+def _times_few(matrix: scipy.sparse.csr_array | scipy.sparse.csc_array, vectors: Tensor) -> Tensor:
+    """By scipy, on one thread: others would take longer to start than the product does."""
+    if len(vectors) == 1:
+        return torch.from_numpy(matrix @ vectors[0].numpy())[None]
+    return torch.from_numpy(np.ascontiguousarray((matrix @ vectors.numpy().T).T))
 
 
 def weighted_sums(X: Sparse, residual: Tensor, center: Tensor, powers: Sequence[int]) -> list[Tensor]:
