@@ -74,11 +74,11 @@ def test_few_float32_rows_of_many_columns_reach_the_optimum_to_float32_accuracy(
     assert_at_optimum(model, X.astype(float), y, n_classes, bound=1e-6, coef_bound=1e-3)
 
 
-def test_the_space_of_the_rows_is_used_and_costs_few_passes(monkeypatch):
+def test_the_space_of_the_rows_gives_the_coefficients_of_the_columns(monkeypatch):
     X, y, _ = few_rows(2)
-    there = TorchLogisticClassifier().fit(X, y)
+    there = TorchLogisticClassifier(tol=1e-8).fit(X, y)
     monkeypatch.setattr(_row_space, "MOST_ROWS", 0)
-    elsewhere = TorchLogisticClassifier().fit(X, y)
+    elsewhere = TorchLogisticClassifier(tol=1e-8).fit(X, y)
     np.testing.assert_allclose(there.coef_, elsewhere.coef_, rtol=0, atol=1e-6 * np.abs(there.coef_).max())
     np.testing.assert_allclose(there.objective_, elsewhere.objective_, rtol=1e-9)
     assert there.n_iter_[0] != elsewhere.n_iter_[0] or there.loss_curve_[1] != elsewhere.loss_curve_[1]
@@ -209,24 +209,26 @@ def test_active_rows_hold_what_is_asked_for_and_never_more_curvature_than_all():
     assert objective.active(torch.zeros_like(w), 0.95) is None  # all rows are active
 
 
-def test_the_spikes_of_a_sample_precondition():
+def test_the_spikes_of_a_sample_precondition(many):
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(4000, 5)) @ rng.normal(size=(5, 300)) * 5 + rng.normal(size=(4000, 300))
-    y = (X[:, 0] + 5 * rng.normal(size=4000) > 0).astype(int)
-    objective = objective_of(X, y)
-    w = torch.zeros(1, objective.n_parameters, dtype=torch.float64)
-    curvature, (_, gradient) = objective.curvature(w), objective.value_and_gradient(w)
-    sample = objective.sketch(w, 128)
-    assert sample.shape == (128, 301)
-    accuracy = torch.tensor([1e-6], dtype=torch.float64)
-    plain = conjugate_gradient(curvature.product, -gradient, torch.clone, 500, accuracy)
-    spiked = conjugate_gradient(
-        curvature.product, -gradient, Spikes(sample, objective.decay()), 500, accuracy
+    X = rng.normal(size=(4000, 20)) @ rng.normal(size=(20, 300)) * 0.5 + rng.normal(size=(4000, 300))
+    z = X @ rng.normal(size=300)
+    y = (rng.random(4000) < 1 / (1 + np.exp(-8 * z / z.std()))).astype(int)
+    objective, model = objective_of(X, y), TorchLogisticClassifier(max_iter=5, tol=None).fit(X, y)
+    w = objective.coordinates.from_raw(
+        torch.from_numpy(model.coef_[None]), torch.from_numpy(model.intercept_[None])
     )
+    curvature, (_, gradient) = objective.curvature(w), objective.value_and_gradient(w)
+    sample = objective.sketch(w, 256)
+    assert sample.shape == (256, 301)
+    accuracy = torch.tensor([1e-2], dtype=torch.float64)
+    plain = conjugate_gradient(curvature.product, -gradient, torch.clone, 500, accuracy)
+    spikes = Spikes(sample, objective.decay())
+    spiked = conjugate_gradient(curvature.product, -gradient, spikes, 500, accuracy)
     matrix = curvature.matrix()[0]
     error = spiked[0][0] - torch.linalg.solve(matrix, -gradient[0])
-    assert error @ matrix @ error < 1e-8 * spiked[0][0] @ matrix @ spiked[0][0]
-    assert spiked[2] < 0.5 * plain[2]
+    assert error @ matrix @ error < 1e-3 * spiked[0][0] @ matrix @ spiked[0][0]
+    assert spiked[2] < 0.7 * plain[2]
 
 
 def test_a_sketch_is_the_fisher_matrix_on_average():

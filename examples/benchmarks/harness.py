@@ -78,12 +78,12 @@ def correlated(
     return X, y
 
 
-def objective(coef: np.ndarray, intercept: np.ndarray, X: np.ndarray, y: np.ndarray) -> float:
-    """The objective of LogisticRegression at C=1, in float64, for classes 0, 1, ..."""
+def objective(coef: np.ndarray, intercept: np.ndarray, X: Any, y: np.ndarray, C: float = 1.0) -> float:
+    """The objective of LogisticRegression divided by C, in float64, for classes 0, 1, ...; X may be CSR."""
     coef = np.asarray(coef, dtype=np.float64).reshape(-1, X.shape[1])  # glum's has one axis
     intercept = np.asarray(intercept, dtype=np.float64).reshape(-1)
-    value = (coef**2).sum() / 2
-    for rows in blocks(len(X)):
+    value = (coef**2).sum() / (2 * C)
+    for rows in blocks(X.shape[0]):
         z = X[rows].astype(np.float64) @ coef.T + intercept
         if len(coef) == 1:
             value += np.logaddexp(0, (1 - 2 * y[rows]) * z[:, 0]).sum()
@@ -101,10 +101,10 @@ class Peer(NamedTuple):
     ladder: tuple[float, ...]
 
 
-def peers(n_rows: int, n_classes: int = 2, cholesky: bool = True) -> list[Peer]:
+def peers(n_rows: int, n_classes: int = 2, cholesky: bool = True, C: float = 1.0) -> list[Peer]:
     def sklearn(kind: Any, solver: str) -> Callable[[float], Any]:
         # Only a tolerance shall end L-BFGS; 100 Newton steps are more than any tolerance here needs.
-        return lambda tol: kind(solver=solver, tol=tol, max_iter=1000 if solver == "lbfgs" else 100)
+        return lambda tol: kind(C=C, solver=solver, tol=tol, max_iter=1000 if solver == "lbfgs" else 100)
 
     ladders = {"lbfgs": LBFGS, "newton-cg": NEWTON, "newton-cholesky": NEWTON}
     found = [
@@ -131,7 +131,7 @@ def peers(n_rows: int, n_classes: int = 2, cholesky: bool = True) -> list[Peer]:
 
     def glum(tol: float) -> Any:  # minimises the mean loss + alpha / 2 |coef|²
         return GeneralizedLinearRegressor(
-            family="binomial", alpha=1 / n_rows, l1_ratio=0, fit_intercept=True, gradient_tol=tol
+            family="binomial", alpha=1 / (C * n_rows), l1_ratio=0, fit_intercept=True, gradient_tol=tol
         )
 
     return [*found, Peer(name, glum, NEWTON)]
@@ -193,8 +193,9 @@ def fitted(make: Callable[[], Any], X: np.ndarray, y: np.ndarray) -> tuple[float
         return time.perf_counter() - start, estimator
 
 
-def judge(seconds: float, estimator: Any, X: np.ndarray, y: np.ndarray) -> Run:
-    value = objective(np.atleast_2d(estimator.coef_), np.atleast_1d(estimator.intercept_), X, y)
+def judge(seconds: float, estimator: Any, X: Any, y: np.ndarray) -> Run:
+    coef, intercept = np.atleast_2d(estimator.coef_), np.atleast_1d(estimator.intercept_)
+    value = objective(coef, intercept, X, y, getattr(estimator, "C", 1.0))  # glum has alpha, here of C=1
     return Run(seconds, value, int(np.max(estimator.n_iter_)))
 
 
@@ -255,15 +256,19 @@ def compare(
     repeats: int,
     seconds: float = SECONDS,
     burst: int = 1,
+    C: float = 1.0,
 ) -> list[Row]:
     """A row for each peer, for LogisticRegression() and for ours, by the rule at the top."""
     present = [peer for peer in candidates if peer.make]
-    makes: dict[str, Callable[[], Any]] = {DEFAULT: LogisticRegression, OURS: TorchLogisticClassifier}
+    makes: dict[str, Callable[[], Any]] = {
+        DEFAULT: partial(LogisticRegression, C=C),
+        OURS: partial(TorchLogisticClassifier, C=C),
+    }
     for make in [*makes.values(), *(partial(peer.make, 1.0) for peer in present)]:
         fit(make, X[:5000], y[:5000])  # libraries load and thread pools start untimed
     first = {name: fit(make, X, y) for name, make in makes.items()}
     limit = max(seconds, TIMES * first[OURS].seconds)
-    optimum = min(fit(partial(TorchLogisticClassifier, tol=1e-6), X, y).value, first[OURS].value)
+    optimum = min(fit(partial(TorchLogisticClassifier, C=C, tol=1e-6), X, y).value, first[OURS].value)
     ladders = {peer.name: climb(peer, X, y, limit, optimum) for peer in present}
     values = [run.value for ladder in ladders.values() for _, run in ladder.runs]
     best = min([optimum, *values, *(run.value for run in first.values())])
