@@ -67,7 +67,7 @@ def module_predictions(
     # Rows are dense there, and may have many columns.
     step = min(_chunk_rows(X, n_outputs, device), max(1, ACCELERATOR_NUMBERS // X.shape[1]))
     return _by_chunks(
-        X, step, lambda rows: output(link, module_outputs(module, on_device(rows, device, dtype)))
+        X, step, lambda rows: output(link, module_outputs(module, on_device(rows, device, dtype), dtype))
     )
 
 

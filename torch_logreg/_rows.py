@@ -6,6 +6,7 @@ left is class-major, ``(Q, n_rows)`` or ``(Q, n_features)``: one row a problem a
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ BLOCK_NUMBERS = 2**20  # numbers in the (Q, n_rows) arrays of one block
 CACHE_NUMBERS, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 2**17, 2**10, 2**14
 SUB_ROWS, FEW_OUTPUTS = 2**10, 4  # see `_whole_parts`
 CHUNK_NUMBERS = 2**21  # of rows gathered or centred at a time
+HALF = (torch.float16, torch.bfloat16)
+# Of rows of 16 bits upcast at a time: a cache holds them for both products, or an accelerator is kept busy.
+CPU_UPCAST_NUMBERS, ACCELERATOR_UPCAST_NUMBERS = 2**21, 2**26
 SANDWICH_NUMBERS = 2**19  # in the scratch array of `sandwich`: some megabytes, which a cache holds
 
 
@@ -29,6 +33,8 @@ def matmul(X: Matrix, coef: Tensor) -> Tensor:
     """``coef @ X.T``: (Q, n_features) -> (Q, n_rows)."""
     if isinstance(X, Sparse):
         return (X.csr @ coef.T).T.contiguous()
+    if X.dtype in HALF:
+        return torch.cat([matmul(X[part].to(coef.dtype), coef) for part in _upcast_parts(X)], dim=1)
     whole = _whole_parts(X, len(coef))
     if not whole:
         return coef @ X.T
@@ -51,12 +57,33 @@ def rmatmul(X: Matrix, residual: Tensor) -> Tensor:
     """``residual @ X``: (Q, n_rows) -> (Q, n_features)."""
     if isinstance(X, Sparse):
         return (X.transpose @ residual.T).T.contiguous()
+    if X.dtype in HALF:
+        products = (
+            rmatmul(X[part].to(residual.dtype), residual[:, part].contiguous()) for part in _upcast_parts(X)
+        )
+        return functools.reduce(Tensor.add_, products)
     whole = _whole_parts(X, len(residual))
     if not whole:
         return residual @ X
     parts = X[:whole].unflatten(0, (-1, SUB_ROWS))
     product = torch.bmm(residual[:, :whole].unflatten(1, (-1, SUB_ROWS)).transpose(0, 1), parts).sum(dim=0)
     return product if whole == len(X) else product + residual[:, whole:] @ X[whole:]
+
+
+def _upcast(X: Tensor) -> Tensor:
+    """Rows to compute with: those of 16 bits in float32."""
+    return X.to(torch.float32) if X.dtype in HALF else X
+
+
+def _upcast_rows(X: Tensor) -> int:
+    """How many rows of 16 bits are upcast at a time."""
+    numbers = CPU_UPCAST_NUMBERS if X.device.type == "cpu" else ACCELERATOR_UPCAST_NUMBERS
+    return max(MIN_BLOCK_ROWS, numbers // X.shape[1])
+
+
+def _upcast_parts(X: Tensor) -> Iterator[slice]:
+    step = _upcast_rows(X)
+    return (slice(start, start + step) for start in range(0, len(X), step))
 
 
 def _whole_parts(X: Tensor, n_outputs: int) -> int:
@@ -140,7 +167,7 @@ def _standardised_chunks(
 
 
 def dense_rows(X: Matrix, start: int, stop: int) -> Tensor:
-    """Rows `start` to `stop` as a dense array, a view where X is dense."""
+    """Rows `start` to `stop` as a dense array, a view where X is dense and not of 16 bits."""
     if isinstance(X, Sparse):
         crow = X.csr.crow_indices()[start : stop + 1]
         first = crow[0].to(torch.int64)
@@ -152,7 +179,7 @@ def dense_rows(X: Matrix, start: int, stop: int) -> Tensor:
         # Accumulate: CSR may hold an entry in several parts.
         column = X.csr.col_indices()[part].to(torch.int64)
         return dense.index_put_((row, column), X.csr.values()[part], accumulate=True)
-    return X[start:stop]
+    return _upcast(X[start:stop])
 
 
 def _select(X: Tensor, rows: Tensor) -> Tensor:
@@ -222,6 +249,7 @@ def sparse_matrix(X: scipy.sparse.csr_array, device: torch.device, transpose: bo
 class ArrayRows(Rows):
     """Rows in the memory of one device.
 
+    Rows of 16 bits stay so there: each block is upcast when it is read, for all of its products.
     `n_outputs` raw predictions a row (all problems together) set how many rows make a block.
     `check` raises ValueError if X holds NaN or infinity; None where that is known.
     """
@@ -241,12 +269,14 @@ class ArrayRows(Rows):
         step = max(1, BLOCK_NUMBERS // n_outputs)
         if isinstance(X, Tensor) and X.device.type == "cpu":
             step = min(step, max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, CACHE_NUMBERS // n_outputs)))
+        if isinstance(X, Tensor) and X.dtype in HALF:
+            step = min(step, _upcast_rows(X))
         self._blocks = [self._block(slice(first, first + step)) for first in range(0, self.n_rows, step)]
 
     def blocks(self) -> Iterator[Block]:
         for block in self._blocks:
             self.rows_read += len(block.target)
-            yield block
+            yield block._replace(X=_upcast(block.X)) if isinstance(block.X, Tensor) else block
 
     def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
         if batch_size is None:
@@ -260,7 +290,7 @@ class ArrayRows(Rows):
             if isinstance(self._X, Tensor):
                 here = rows.to(self.device)
                 # index_select: indexing by a tensor takes four times as long on the CPU.
-                X, target = _select(self._X, here), self._target.index_select(0, here)
+                X, target = _upcast(_select(self._X, here)), self._target.index_select(0, here)
                 blocks = _pieces(X, target, self.weights.index_select(1, here), batch_size)
             else:
                 blocks = (self._block(part) for part in rows.split(batch_size))
@@ -307,7 +337,7 @@ class ArrayRows(Rows):
     def _block(self, rows: slice | Tensor) -> Block:
         here = rows.to(self.device) if isinstance(rows, Tensor) else rows
         if isinstance(self._X, Tensor):
-            X: Matrix = self._X[here] if isinstance(here, slice) else _select(self._X, here)
+            X: Matrix = self._X[here] if isinstance(here, slice) else _upcast(_select(self._X, here))
         else:  # scipy takes no tensor for an index
             X = sparse_matrix(self._X[rows.cpu().numpy() if isinstance(rows, Tensor) else rows], self.device)
         return Block(X, self._target[here], self.weights[:, here])
