@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import scipy.sparse
@@ -75,15 +75,25 @@ def _upcast(X: Tensor) -> Tensor:
     return X.to(torch.float32) if X.dtype in HALF else X
 
 
-def _upcast_rows(X: Tensor) -> int:
+def upcast_rows(X: Tensor) -> int:
     """How many rows of 16 bits are upcast at a time."""
     numbers = CPU_UPCAST_NUMBERS if X.device.type == "cpu" else ACCELERATOR_UPCAST_NUMBERS
     return max(MIN_BLOCK_ROWS, numbers // X.shape[1])
 
 
 def _upcast_parts(X: Tensor) -> Iterator[slice]:
-    step = _upcast_rows(X)
+    step = upcast_rows(X)
     return (slice(start, start + step) for start in range(0, len(X), step))
+
+
+def _upcast_in_turn(X: Tensor, blocks: Sequence[Block]) -> Iterator[Block]:
+    """Blocks of rows of 16 bits in float32, all in one memory: to get new one takes longer than to upcast."""
+    memory = torch.empty(blocks[0].X.shape, dtype=torch.float32, device=X.device)
+    start = 0
+    for block in blocks:
+        n_rows = len(block.target)
+        yield block._replace(X=memory[:n_rows].copy_(X[start : start + n_rows]))
+        start += n_rows
 
 
 def _whole_parts(X: Tensor, n_outputs: int) -> int:
@@ -270,13 +280,16 @@ class ArrayRows(Rows):
         if isinstance(X, Tensor) and X.device.type == "cpu":
             step = min(step, max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, CACHE_NUMBERS // n_outputs)))
         if isinstance(X, Tensor) and X.dtype in HALF:
-            step = min(step, _upcast_rows(X))
+            step = min(step, upcast_rows(X))
         self._blocks = [self._block(slice(first, first + step)) for first in range(0, self.n_rows, step)]
 
     def blocks(self) -> Iterator[Block]:
-        for block in self._blocks:
+        blocks: Iterable[Block] = self._blocks
+        if isinstance(self._X, Tensor) and self._X.dtype in HALF:
+            blocks = _upcast_in_turn(self._X, self._blocks)
+        for block in blocks:
             self.rows_read += len(block.target)
-            yield block._replace(X=_upcast(block.X)) if isinstance(block.X, Tensor) else block
+            yield block
 
     def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
         if batch_size is None:
