@@ -25,7 +25,7 @@ SUB_ROWS, FEW_OUTPUTS = 2**10, 4  # see `_whole_parts`
 CHUNK_NUMBERS = 2**21  # of rows gathered or centred at a time
 HALF = (torch.float16, torch.bfloat16)
 # Of rows of 16 bits upcast at a time: a cache holds them for both products, or an accelerator is kept busy.
-CPU_UPCAST_NUMBERS, ACCELERATOR_UPCAST_NUMBERS = 2**21, 2**26
+CPU_UPCAST_NUMBERS, ACCELERATOR_UPCAST_NUMBERS = 2**20, 2**26
 SANDWICH_NUMBERS = 2**19  # in the scratch array of `sandwich`: some megabytes, which a cache holds
 
 
