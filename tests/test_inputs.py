@@ -105,6 +105,8 @@ ROWS: dict[str, Callable] = {
     "CSC": scipy.sparse.csc_array,
     "a tensor": torch.tensor,
     "a float32 tensor": lambda X: torch.tensor(X, dtype=torch.float32),
+    "a float16 tensor": lambda X: torch.tensor(X, dtype=torch.float16),
+    "a bfloat16 tensor": lambda X: torch.tensor(X, dtype=torch.bfloat16),
     "a list": lambda X: X.tolist(),
 }
 

@@ -31,6 +31,7 @@ LEVELS = {
     "_sgd": 1,
     "_separation": 2,
     "_design": 2,
+    "_initial": 2,
     "_lbfgs": 2,
     "_metrics": 2,
     "_modules": 2,

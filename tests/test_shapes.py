@@ -74,6 +74,13 @@ def test_few_float32_rows_of_many_columns_reach_the_optimum_to_float32_accuracy(
     assert_at_optimum(model, X.astype(float), y, n_classes, bound=1e-6, coef_bound=1e-3)
 
 
+def test_few_rows_of_16_bits_reach_the_optimum_of_their_numbers():
+    X, y, _ = few_rows(2)
+    X = torch.from_numpy(X).to(torch.bfloat16)
+    model = TorchLogisticClassifier().fit(X, y)
+    assert_at_optimum(model, X.double().numpy(), y, 2, bound=1e-6, coef_bound=1e-3)
+
+
 def test_the_space_of_the_rows_gives_the_coefficients_of_the_columns(monkeypatch):
     X, y, _ = few_rows(2)
     there = TorchLogisticClassifier(tol=1e-8).fit(X, y)

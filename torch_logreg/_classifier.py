@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from torch_logreg._callbacks import CallbackSupportMixin, Forward, Recorder, with_callbacks
 from torch_logreg._early_stopping import EarlyStopping, codes_of, split
+from torch_logreg._initial import Initial
 from torch_logreg._inputs import (
     Interval,
     StrOptions,
@@ -163,7 +164,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         machine if it has one, else the CPU. Otherwise a name such as "cuda", "cuda:1", "mps", "xpu", "cpu".
 
     warm_start : bool, default=False
-        Whether `fit` starts from the coefficients of the fit before.
+        Whether `fit` starts from the coefficients of the fit before; its `coef_init` and `intercept_init`
+        come first.
 
     random_state : int, RandomState instance or None, default=None
         Seeds the order of minibatches, the construction and random layers of a module, and the split of
@@ -323,7 +325,15 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self.verbose = verbose
 
     @with_callbacks
-    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        coef_init: ArrayLike | None = None,
+        intercept_init: ArrayLike | None = None,
+    ) -> Self:
         """Fit the model.
 
         Parameters
@@ -337,6 +347,13 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, not negative; 1 each by default. A weight of 2 is the row twice, a
             weight of 0 is no such row.
+
+        coef_init : array-like of shape (1, n_features) or (n_classes, n_features), default=None
+            Coefficients to start from, for two classes also of shape (n_features,). They change how long the
+            fit takes, and not the optimum. None: those of the fit before with `warm_start`, else 0.
+
+        intercept_init : array-like of shape (1,) or (n_classes,), default=None
+            Intercepts to start from, likewise.
 
         Returns
         -------
@@ -357,6 +374,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             If the fit ended before the stopping rule was met, with the reason.
         """
         self._check_parameters()
+        initial = Initial.of(coef_init, intercept_init, self._is_module())
         with self._guarded(X), torch.inference_mode(False), torch.no_grad():
             # Of rows that early stopping keeps, no sum over the rows to train on would tell.
             whole = self._solver_name() != "sgd" and not self.early_stopping
@@ -365,7 +383,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             forward = Forward(self, X, y, metadata)
             with self._without_autograd(data):
-                fitted = self._solve(data, forward)
+                fitted = self._solve(data, forward, initial)
             separated = self._separation(data, fitted)
             for name in ("coef_", "intercept_", "_module", "_link"):
                 self.__dict__.pop(name, None)  # of a fit with or without a module, before this one
@@ -416,13 +434,13 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             self.__dict__.update(_fitted(earlier))
             raise
 
-    def _solve(self, data: TrainingData, forward: Forward) -> dict[str, Any]:
+    def _solve(self, data: TrainingData, forward: Forward, initial: Initial) -> dict[str, Any]:
         """The fitted attributes."""
         seed = self._seed()
         kept = None
         if self.early_stopping:
             data, kept = split(data, self.validation_fraction, seed)
-        problem = self._problem(data, seed)
+        problem = self._problem(data, seed, initial)
         classes = {"classes_": data.classes}
         factor = problem.weight_sum * (self.C if np.isfinite(self.C) else 1.0)
         recorder = Recorder(
@@ -486,28 +504,19 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             settings |= {"batch_size": batch_size, "seed": seed}
         return SOLVERS[self._solver_name()](**settings)
 
-    def _problem(self, data: TrainingData, seed: int) -> Problem:
+    def _problem(self, data: TrainingData, seed: int, initial: Initial) -> Problem:
         device, C = resolve_device(self.device, data.X), float(self.C)
         earlier = self.warm_start and "classes_" in vars(self)
         if self._is_module():
             trained = self.module_ if earlier else None
             return module_problem(data, device, C, self.module, self.criterion, seed, trained)
-        coefficients = None
-        if earlier and "coef_" in vars(self):
-            coefficients = (self._dense_coef(), self.intercept_)
-            needed = (1 if len(data.classes) == 2 else len(data.classes), data.X.shape[1])
-            if self.coef_.shape != needed:
-                raise ValueError(
-                    f"warm_start=True, but the earlier coef_ has the shape {self.coef_.shape} and this data "
-                    f"needs {needed}; fit a clone, or set warm_start=False."
-                )
-        name = self._solver_name()
+        warm = (self._dense_coef(), self.intercept_) if earlier and "coef_" in vars(self) else None
+        intercept, name = bool(self.fit_intercept), self._solver_name()
         method: Method = "growing" if name == "natural-sgd" else "full"
         if name == "sgd":
             method = "line search" if self.learning_rate == "auto" else "sgd"
-        check = partial(check_finite, self, data.X)
-        intercept = bool(self.fit_intercept)
-        return linear_problem(data, device, C, intercept, coefficients, method, self._sampling_seed, check)
+        start, check = initial.coefficients(data, intercept, warm), partial(check_finite, self, data.X)
+        return linear_problem(data, device, C, intercept, start, method, self._sampling_seed, check)
 
     @staticmethod
     def _accuracy(problem: Problem, data: TrainingData) -> Callable[[Tensor], float]:

@@ -34,6 +34,7 @@ from torch_logreg._inputs import (
 )
 from torch_logreg._parameters import check_solver_exists
 from torch_logreg._path import Path, PathSolver
+from torch_logreg._rows import HALF
 from torch_logreg._separation import Separation, separation_of
 from torch_logreg._solver import REASONS, Iteration
 
@@ -322,7 +323,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         told = _Told(self, data.classes, forward)
         path = self._solve_path(data, fold_counts(folds, data), device, told, Cs[order])
         path = Path(*(array[:, np.argsort(order)] for array in path))
-        if np.dtype(data.X.dtype if isinstance(data.X, np.ndarray) else "f8") == np.float32:
+        if data.X.dtype in HALF or (isinstance(data.X, np.ndarray) and data.X.dtype == np.float32):
             path = path._replace(
                 coef=path.coef.astype(np.float32), intercept=path.intercept.astype(np.float32)
             )

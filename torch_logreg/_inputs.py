@@ -22,6 +22,7 @@ from sklearn.utils.validation import (
 from torch import Tensor
 
 from torch_logreg._labels import factorise
+from torch_logreg._rows import HALF
 
 __all__ = [
     "Interval",
@@ -36,12 +37,13 @@ __all__ = [
 
 Features: TypeAlias = np.ndarray | scipy.sparse.csr_array | Tensor
 FLOATS = [np.float64, np.float32]
+FINITE_NUMBERS = (2**26, 2**21)  # looked at at a time: on an accelerator, on the CPU
 
 
 class TrainingData(NamedTuple):
-    """What `fit` was given, checked. X is a tensor only if it lies on another device than the CPU."""
+    """What `fit` was given, checked. X is a tensor only if it has 16 bits or lies on another device."""
 
-    X: Features  # (n_rows, n_features), float32 or float64
+    X: Features  # (n_rows, n_features), float32 or float64, or a tensor of 16 bits
     codes: np.ndarray  # (n_rows,) int64, index into `classes`; arbitrary for rows of no weight
     classes: np.ndarray  # (n_classes,)
     weights: np.ndarray  # (n_rows,) float64: sample_weight times class_weight; one broadcast 1 without both
@@ -137,13 +139,17 @@ def check_finite(estimator: BaseEstimator, X: Features) -> None:
     """Raise if X holds NaN or infinity, what `check_fit` and `check_predict` raise unless deferred."""
     if not isinstance(X, Tensor):
         assert_all_finite(X, estimator_name=type(estimator).__name__, input_name="X")
-    elif not bool(torch.isfinite(X).all()):
-        raise ValueError("Input X contains NaN or infinity; impute or drop those values first.")
+        return
+    # A few rows at a time: what is made on the way is as large as they are.
+    step = max(1, FINITE_NUMBERS[X.device.type == "cpu"] // X.shape[1])
+    for start in range(0, len(X), step):
+        if not bool(torch.isfinite(X[start : start + step]).all()):
+            raise ValueError("Input X contains NaN or infinity; impute or drop those values first.")
 
 
 def _features(X: Any) -> Any:
-    """X as `validate_data` takes it: only a tensor on another device stays a tensor."""
-    if isinstance(X, Tensor) and X.device.type != "cpu":
+    """X as `validate_data` takes it: a tensor that numpy has no place or no dtype for stays one."""
+    if isinstance(X, Tensor) and (X.device.type != "cpu" or X.dtype in HALF):
         _check_readable(X, "X")
         return X.detach()
     return on_host(X, of="X")
@@ -165,13 +171,13 @@ def on_host(array: Any, of: str = "y") -> Any:
         return array
     _check_readable(array, of)
     array = array.detach()
-    if array.dtype in (torch.float16, torch.bfloat16):
+    if array.dtype in HALF:
         array = array.float()
     return array.cpu().resolve_conj().resolve_neg().numpy()
 
 
 def _check_tensor(estimator: BaseEstimator, X: Tensor, reset: bool, defer_finite: bool) -> None:
-    """What `validate_data` checks, for a tensor that must not leave its device."""
+    """What `validate_data` checks, for a tensor that stays one."""
     if X.ndim != 2:
         raise ValueError(f"Expected 2D array, got {X.ndim}D tensor of shape {tuple(X.shape)} instead.")
     if X.is_complex():
@@ -189,7 +195,8 @@ def _check_tensor(estimator: BaseEstimator, X: Tensor, reset: bool, defer_finite
 def _canonical(X: Features) -> Features:
     """Floats; CSR as `csr_array` without duplicate entries and with indices in range."""
     if isinstance(X, Tensor):
-        return X if X.dtype in (torch.float32, torch.float64) else X.to(_default_float(X))
+        kept = (torch.float32, torch.float64, *HALF)
+        return X if X.dtype in kept else X.to(float_dtype(X, X.device))
     if not scipy.sparse.issparse(X):
         return X
     X = scipy.sparse.csr_array(X)
@@ -198,11 +205,6 @@ def _canonical(X: Features) -> Features:
         X = X.copy()
         X.sum_duplicates()
     return X
-
-
-def _default_float(X: Tensor) -> torch.dtype:
-    half = X.dtype in (torch.float16, torch.bfloat16)
-    return torch.float32 if half or not supports_float64(X.device) else torch.float64
 
 
 def _sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
@@ -312,9 +314,9 @@ def _as_writeable(array: np.ndarray) -> np.ndarray:
 
 
 def features_to(X: Features, device: torch.device, dtype: torch.dtype) -> Tensor | scipy.sparse.csr_array:
-    """X on `device`; CSR stays in scipy's hands until it has been cut into blocks."""
+    """X on `device`, in `dtype` but for tensors of 16 bits, which `_rows` upcasts; CSR stays scipy's."""
     if isinstance(X, Tensor):
-        return X.to(device=device, dtype=dtype)
+        return X.to(device=device, dtype=X.dtype if X.dtype in HALF else dtype)
     if scipy.sparse.issparse(X):
         _check_csr_device(device)
         return X.astype(np.float64 if dtype == torch.float64 else np.float32, copy=False)
@@ -331,6 +333,9 @@ def _check_csr_device(device: torch.device) -> None:
 
 
 def float_dtype(X: Features, device: torch.device) -> torch.dtype:
-    """float32 stays float32; float64 where the device has it."""
-    single = X.dtype == (torch.float32 if isinstance(X, Tensor) else np.float32)
+    """What to compute in: float32 for X of 16 or 32 bits; else float64 where the device has it."""
+    if isinstance(X, Tensor):
+        single = X.dtype in (torch.float32, *HALF)
+    else:
+        single = X.dtype == np.float32
     return torch.float32 if single or not supports_float64(device) else torch.float64

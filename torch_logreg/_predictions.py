@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch_logreg._criteria import Link, LogitLink
 from torch_logreg._inputs import Features, check_finite, float_dtype, supports_float64, to_tensor
 from torch_logreg._problems import module_outputs, on_device
-from torch_logreg._rows import matmul
+from torch_logreg._rows import HALF, matmul, upcast_rows
 
 # At most, in one chunk: what fits into the caches of a CPU, and what keeps an accelerator busy.
 CPU_ROWS, CPU_NUMBERS, ACCELERATOR_NUMBERS = 2**15, 2**20, 2**26
@@ -66,8 +66,10 @@ def module_predictions(
     dtype = next(module.parameters()).dtype
     # Rows are dense there, and may have many columns.
     step = min(_chunk_rows(X, n_outputs, device), max(1, ACCELERATOR_NUMBERS // X.shape[1]))
+    if isinstance(X, Tensor) and X.dtype in HALF:
+        step = min(step, upcast_rows(X))
     return _by_chunks(
-        X, step, lambda rows: output(link, module_outputs(module, on_device(rows, device, dtype)))
+        X, step, lambda rows: output(link, module_outputs(module, on_device(rows, device, dtype), dtype))
     )
 
 

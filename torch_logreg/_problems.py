@@ -183,7 +183,7 @@ def module_problem(
         return _coefficients(trained) if module is None else {"_module": trained, "_link": loss.link}
 
     def predict(w: Tensor, X: Matrix) -> Tensor:
-        return loss.link.decision(module_outputs(objective.module_at(w), X))
+        return loss.link.decision(module_outputs(objective.module_at(w), X, dtype))
 
     return Problem(
         objective,
@@ -236,9 +236,9 @@ def on_device(X: Any, device: torch.device, dtype: torch.dtype) -> Matrix:
     return part if isinstance(part, Tensor) else sparse_matrix(part, device, transpose=False)
 
 
-def module_outputs(module: nn.Module, X: Matrix) -> Tensor:
-    """Outputs of a module in eval mode, class-major."""
+def module_outputs(module: nn.Module, X: Matrix, dtype: torch.dtype) -> Tensor:
+    """Outputs of a module of that dtype in eval mode, class-major."""
     n_rows = X.shape[0]
-    dense = dense_rows(X, 0, n_rows)
+    dense = dense_rows(X, 0, n_rows).to(dtype)
     with RandomStream(0, dense.device).running():  # some modules draw even in eval mode
         return class_major(module(dense), n_rows)

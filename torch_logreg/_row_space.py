@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torch_logreg._coordinates import FACTORISED_FEATURES, Coordinates, Moments
-from torch_logreg._rows import CHUNK_NUMBERS, ArrayRows, dense_rows, matmul, rmatmul_deviation
+from torch_logreg._rows import CHUNK_NUMBERS, ArrayRows, dense_columns, matmul, rmatmul_deviation
 from torch_logreg._solver import Block
 
 # Rows up to which an eigendecomposition of their inner products is cheap, and how many fewer than columns.
@@ -94,7 +94,7 @@ def inner_products(
     products = torch.zeros((n, n), dtype=dtype, device=rows.device)
     eps, found, step = float(torch.finfo(rows.dtype).eps), [], max(1, CHUNK_NUMBERS // n)
     for first in range(0, d, step):
-        part = dense_rows(block.X, 0, n)[:, first : first + step].to(dtype, copy=True)
+        part = dense_columns(block.X, slice(first, first + step), dtype)
         center = part.new_zeros(part.shape[1])
         for _ in range(2 * fit_intercept):  # once more: a sum rounds by more than a constant column may vary
             shift = shares @ part

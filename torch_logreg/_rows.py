@@ -7,7 +7,8 @@ problem and output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import scipy.sparse
@@ -23,6 +24,9 @@ BLOCK_NUMBERS = 2**20  # numbers in the (Q, n_rows) arrays of one block
 CACHE_NUMBERS, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 2**17, 2**10, 2**14
 SUB_ROWS, FEW_OUTPUTS = 2**10, 4  # see `_whole_parts`
 CHUNK_NUMBERS = 2**21  # of rows gathered or centred at a time
+HALF = (torch.float16, torch.bfloat16)
+# Of rows of 16 bits upcast at a time: a cache holds them for both products, or an accelerator is kept busy.
+CPU_UPCAST_NUMBERS, ACCELERATOR_UPCAST_NUMBERS = 2**20, 2**26
 SANDWICH_NUMBERS = 2**19  # in the scratch array of `sandwich`: some megabytes, which a cache holds
 
 
@@ -30,6 +34,8 @@ def matmul(X: Matrix, coef: Tensor) -> Tensor:
     """``coef @ X.T``: (Q, n_features) -> (Q, n_rows)."""
     if isinstance(X, Sparse):
         return _sparse.matmul(X, coef)
+    if X.dtype in HALF:
+        return torch.cat([matmul(X[part].to(coef.dtype), coef) for part in _upcast_parts(X)], dim=1)
     whole = _whole_parts(X, len(coef))
     if not whole:
         return coef @ X.T
@@ -50,12 +56,43 @@ def rmatmul(X: Matrix, residual: Tensor) -> Tensor:
     """``residual @ X``: (Q, n_rows) -> (Q, n_features)."""
     if isinstance(X, Sparse):
         return _sparse.rmatmul(X, residual)
+    if X.dtype in HALF:
+        products = (
+            rmatmul(X[part].to(residual.dtype), residual[:, part].contiguous()) for part in _upcast_parts(X)
+        )
+        return functools.reduce(Tensor.add_, products)
     whole = _whole_parts(X, len(residual))
     if not whole:
         return residual @ X
     parts = X[:whole].unflatten(0, (-1, SUB_ROWS))
     product = torch.bmm(residual[:, :whole].unflatten(1, (-1, SUB_ROWS)).transpose(0, 1), parts).sum(dim=0)
     return product if whole == len(X) else product + residual[:, whole:] @ X[whole:]
+
+
+def _upcast(X: Tensor) -> Tensor:
+    """Rows to compute with: those of 16 bits in float32."""
+    return X.to(torch.float32) if X.dtype in HALF else X
+
+
+def upcast_rows(X: Tensor) -> int:
+    """How many rows of 16 bits are upcast at a time."""
+    numbers = CPU_UPCAST_NUMBERS if X.device.type == "cpu" else ACCELERATOR_UPCAST_NUMBERS
+    return max(MIN_BLOCK_ROWS, numbers // X.shape[1])
+
+
+def _upcast_parts(X: Tensor) -> Iterator[slice]:
+    step = upcast_rows(X)
+    return (slice(start, start + step) for start in range(0, len(X), step))
+
+
+def _upcast_in_turn(X: Tensor, blocks: Sequence[Block]) -> Iterator[Block]:
+    """Blocks of rows of 16 bits in float32, all in one memory: to get new one takes longer than to upcast."""
+    memory = torch.empty(blocks[0].X.shape, dtype=torch.float32, device=X.device)
+    start = 0
+    for block in blocks:
+        n_rows = len(block.target)
+        yield block._replace(X=memory[:n_rows].copy_(X[start : start + n_rows]))
+        start += n_rows
 
 
 def _whole_parts(X: Tensor, n_outputs: int) -> int:
@@ -133,10 +170,17 @@ def _standardised_chunks(
 
 
 def dense_rows(X: Matrix, start: int, stop: int) -> Tensor:
-    """Rows `start` to `stop` as a dense array, a view where X is dense."""
+    """Rows `start` to `stop` as a dense array, a view where X is dense and not of 16 bits."""
     if isinstance(X, Sparse):
         return _sparse.dense_rows(X, start, stop)
-    return X[start:stop]
+    return _upcast(X[start:stop])
+
+
+def dense_columns(X: Matrix, columns: slice, dtype: torch.dtype) -> Tensor:
+    """A copy of some columns as a dense array."""
+    if isinstance(X, Sparse):
+        return _sparse.dense_rows(X, 0, X.shape[0])[:, columns].to(dtype)
+    return X[:, columns].to(dtype, copy=True)
 
 
 def _select(X: Tensor, rows: Tensor) -> Tensor:
@@ -154,6 +198,7 @@ def _pieces(X: Tensor, target: Tensor, weights: Tensor, n_rows: int) -> Iterator
 class ArrayRows(Rows):
     """Rows in the memory of one device.
 
+    Rows of 16 bits stay so there: each block is upcast when it is read, for all of its products.
     `n_outputs` raw predictions a row (all problems together) set how many rows make a block.
     `check` raises ValueError if X holds NaN or infinity; None where that is known.
     """
@@ -175,6 +220,8 @@ class ArrayRows(Rows):
         step = max(1, BLOCK_NUMBERS // n_outputs)
         if isinstance(X, Tensor) and X.device.type == "cpu":
             step = min(step, max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, CACHE_NUMBERS // n_outputs)))
+        if isinstance(X, Tensor) and X.dtype in HALF:
+            step = min(step, upcast_rows(X))
         self._blocks = list(self._cut(step))
 
     def _cut(self, step: int) -> Iterator[Block]:
@@ -186,7 +233,10 @@ class ArrayRows(Rows):
             yield Block(X, self._target[rows], self.weights[:, rows])
 
     def blocks(self) -> Iterator[Block]:
-        for block in self._blocks:
+        blocks: Iterable[Block] = self._blocks
+        if isinstance(self._X, Tensor) and self._X.dtype in HALF:
+            blocks = _upcast_in_turn(self._X, self._blocks)
+        for block in blocks:
             self.rows_read += len(block.target)
             yield block
 
@@ -202,7 +252,7 @@ class ArrayRows(Rows):
             if isinstance(self._X, Tensor):
                 here = rows.to(self.device)
                 # index_select: indexing by a tensor takes four times as long on the CPU.
-                X, target = _select(self._X, here), self._target.index_select(0, here)
+                X, target = _upcast(_select(self._X, here)), self._target.index_select(0, here)
                 blocks = _pieces(X, target, self.weights.index_select(1, here), batch_size)
             else:
                 blocks = (self._block(part) for part in rows.split(batch_size))
@@ -253,7 +303,7 @@ class ArrayRows(Rows):
     def _block(self, rows: slice | Tensor) -> Block:
         here = rows.to(self.device) if isinstance(rows, Tensor) else rows
         if isinstance(self._X, Tensor):
-            X: Matrix = self._X[here] if isinstance(here, slice) else _select(self._X, here)
+            X: Matrix = self._X[here] if isinstance(here, slice) else _upcast(_select(self._X, here))
         else:  # scipy takes no tensor for an index
             X = sparse_matrix(self._X[rows.cpu().numpy() if isinstance(rows, Tensor) else rows], self.device)
         return Block(X, self._target[here], self.weights[:, here])

@@ -45,7 +45,7 @@ class Separation(NamedTuple):
 class Fitted(NamedTuple):
     """What is looked at: raw predictions are ``X @ coef.T + intercept``."""
 
-    X: Any  # (n, d): ndarray, csr_array, or a tensor on another device
+    X: Any  # (n, d): ndarray, csr_array, or a tensor
     codes: np.ndarray  # (n,)
     weights: np.ndarray  # (n,), above 0
     coef: np.ndarray  # (K, d), K = 1 for two classes
@@ -107,7 +107,7 @@ def _chunks(X: Any) -> Iterator[tuple[slice, Any]]:
         rows = slice(start, min(start + step, X.shape[0]))
         part = X[rows]
         if isinstance(part, Tensor):
-            part = part.cpu().numpy()
+            part = part.cpu().double().numpy()
         yield rows, part.astype(np.float64, copy=False)
 
 

@@ -67,7 +67,10 @@ class Rows(ABC):
 
     @abstractmethod
     def blocks(self) -> Iterator[Block]:
-        """All rows once, in the same order at every call; counts them in `rows_read`."""
+        """All rows once, in the same order at every call; counts them in `rows_read`.
+
+        The next may take the memory of the one before.
+        """
 
     @abstractmethod
     def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:

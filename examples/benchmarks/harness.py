@@ -51,12 +51,12 @@ def blocks(n_rows: int, step: int = 8192) -> Iterator[slice]:
     return (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
 
 
-def correlated(
-    n_rows: int, n_features: int, n_classes: int, dtype: Any = np.float64
-) -> tuple[np.ndarray, np.ndarray]:
+def correlated_blocks(
+    n_rows: int, n_features: int, n_classes: int
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Ten latent factors plus noise, each column of mean 0 and variance 1; y from a model with log odds of 2.
 
-    Both dtypes get the same numbers but for rounding. X is filled in place: `memory.py` measures around it.
+    Some rows of X and y at a time, in float64.
     """
     rng = np.random.default_rng(0)
     loadings = rng.normal(size=(10, n_features))
@@ -64,16 +64,26 @@ def correlated(
     loadings *= noise
     coef = rng.normal(size=(n_features, 1 if n_classes == 2 else n_classes))
     coef *= 2 / np.sqrt(((loadings @ coef) ** 2).sum(axis=0) + ((noise[:, None] * coef) ** 2).sum(axis=0))
-    X, y = np.empty((n_rows, n_features), dtype=dtype), np.empty(n_rows, dtype=np.int64)
     for rows in blocks(n_rows):
         n = rows.stop - rows.start
         block = rng.normal(size=(n, 10)) @ loadings + rng.normal(size=(n, n_features)) * noise
         z = block @ coef
-        X[rows] = block
         if n_classes == 2:
-            y[rows] = rng.random(n) < expit(z[:, 0])
+            yield rows, block, rng.random(n) < expit(z[:, 0])
         else:
-            y[rows] = (z + rng.gumbel(size=z.shape)).argmax(axis=1)
+            yield rows, block, (z + rng.gumbel(size=z.shape)).argmax(axis=1)
+
+
+def correlated(
+    n_rows: int, n_features: int, n_classes: int, dtype: Any = np.float64
+) -> tuple[np.ndarray, np.ndarray]:
+    """All of `correlated_blocks`. Both dtypes get the same numbers but for rounding.
+
+    X is filled in place: `memory.py` measures around it.
+    """
+    X, y = np.empty((n_rows, n_features), dtype=dtype), np.empty(n_rows, dtype=np.int64)
+    for rows, block, labels in correlated_blocks(n_rows, n_features, n_classes):
+        X[rows], y[rows] = block, labels
     y[:n_classes] = np.arange(n_classes)  # so that each class occurs, also in the first few rows
     return X, y
 

@@ -18,6 +18,7 @@ import sys
 import warnings
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import harness
 from sklearn.linear_model import LogisticRegression
@@ -55,23 +56,34 @@ def reset_peak() -> None:
         pass
 
 
+def held() -> int:
+    """The resident memory, from which the peak is counted anew."""
+    gc.collect()
+    reset_peak()
+    return 1024 * (kibibytes("VmRSS") or 0) or peak()
+
+
 def child(case: str, dtype: str, estimator: str, scale: float) -> None:
     n_rows, n_features, n_classes, _ = CASES[case]
     X, y = harness.correlated(int(n_rows * scale), n_features, n_classes, dtype)
     warnings.simplefilter("ignore")
     ESTIMATORS[estimator]().fit(X[:200, :20], y[:200] % 3)  # loads libraries
-    gc.collect()
-    reset_peak()
-    before = 1024 * (kibibytes("VmRSS") or 0) or peak()
+    before = held()
     ESTIMATORS[estimator]().fit(X, y)
     print(json.dumps([peak() - before, X.nbytes]))
 
 
+def of_child(script: str, *arguments: str) -> Any:
+    """What a fresh process of `script` prints in its last line, as JSON."""
+    done = subprocess.run(
+        [sys.executable, script, "--child", *arguments], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def measure(case: str, dtype: str, estimator: str, scale: float) -> tuple[int, int]:
     """Bytes that a fit took, and those of X."""
-    command = [sys.executable, __file__, "--child", case, dtype, estimator, "--scale", str(scale)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    taken, of_X = json.loads(done.stdout.splitlines()[-1])
+    taken, of_X = of_child(__file__, case, dtype, estimator, "--scale", str(scale))
     return taken, of_X
 
 

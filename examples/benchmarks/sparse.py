@@ -2,8 +2,8 @@
 
     python examples/benchmarks/sparse.py [--repeats N] [--scale S] [--limit L] [--write]
 
-200 000 x 50 000 made-up rows of some 50 numbers, in columns of which few are frequent; and 4000 food reviews as
-TF-IDF of words and pairs of words, for four values of C. The rule is in `harness.py`.
+200 000 x 50 000 made-up rows of some 50 numbers, in columns of which few are frequent; and 4000 food
+reviews as TF-IDF of words and pairs of words, for four values of C. The rule is in `harness.py`.
 """
 
 from __future__ import annotations
