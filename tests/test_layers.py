@@ -27,6 +27,7 @@ LEVELS = {
     "_criteria": 1,
     "_folds": 1,
     "_inputs": 1,
+    "_newton": 1,
     "_sgd": 1,
     "_conditioning": 2,
     "_separation": 2,

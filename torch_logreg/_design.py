@@ -19,6 +19,7 @@ from torch_logreg._solver import Block, Curvature, Factors, Objective, Rows
 # From so many matrices on, products of columns are held, as long as they are so few numbers: half the work.
 MANY, OUTER_NUMBERS = 8, 2**22
 SCRATCH_NUMBERS = 2**20  # of weighted columns at a time: arrays larger than a cache take twice as long
+KEPT_NUMBERS = 2**17  # of them that are few enough to keep the array
 STRETCHES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
@@ -62,6 +63,7 @@ class DesignObjective(Objective):
         self._root = self._of_row.sqrt()
         self._last: _AtWeights | None = None
         self._rough: DesignObjective | None = None
+        self._scratch: Tensor | None = None
         self._outer: tuple[Tensor, Tensor] | None = None  # products of two columns, and where they belong
 
     def _with_intercept(self, of_columns: Tensor, value: float) -> Tensor:
@@ -165,7 +167,7 @@ class DesignObjective(Objective):
         some, index = copy.copy(self), torch.as_tensor(problems, device=self._A.device)
         some.coordinates, some.n_problems = self.coordinates.select(index), len(index)
         some._factor, some._decay = self._factor[index], self._decay[index]
-        some._last = some._rough = None
+        some._last = some._rough = some._scratch = None
         if len(self.weights) > 1:
             some.weights, some._of_row, some._root = (
                 self.weights[index],
@@ -252,10 +254,15 @@ class DesignObjective(Objective):
 
     def _sandwich(self, information: Tensor) -> Tensor:
         """``A.T @ diag(information[q]) @ A`` for each q: (Q, 1, n) -> (Q * m, m)."""
-        (Q, _, n), m = information.shape, len(self._columns)
+        (Q, _, n), m = information.shape, self._columns.shape[0]
         if Q < MANY or n * m * m > OUTER_NUMBERS:
             # One product for all problems and outputs, of rows that lie in memory as it reads them.
             step = min(n, max(1, SCRATCH_NUMBERS // (Q * m)))
+            if Q * m * n <= KEPT_NUMBERS:  # a scratch array that is there already, and nothing to cut
+                if self._scratch is None:
+                    self._scratch = information.new_empty((Q, m, n))
+                weighted = torch.mul(self._columns, information, out=self._scratch)
+                return weighted.view(Q * m, n).mm(self._A)
             result = information.new_zeros((Q * m, m))
             scratch = information.new_empty(Q * m * step)
             for first in range(0, n, step):
