@@ -77,7 +77,7 @@ class DesignObjective(Objective):
 
     def _linear(self, w: Tensor) -> Tensor:
         """Raw predictions (P, K, n)."""
-        P, K, m = self.n_problems, self.n_outputs, len(self._columns)
+        P, K, m = self.n_problems, self.n_outputs, self._columns.shape[0]
         if self._factor is not None:
             w = w.view(P, K, m) * self._factor
         self.rows.rows_read += self.n_rows
@@ -114,12 +114,12 @@ class DesignObjective(Objective):
             return direction
         z, dz = self._at(w).z, self._linear(direction)
         lengths = torch.tensor(STRETCHES, dtype=self.dtype, device=w.device).view(-1, 1, 1)
-        along = (z + lengths[..., None] * dz).view(-1, 1, self.n_rows)
-        loss = self.loss.value_and_gradient(along, self._target)[0].view(len(STRETCHES), -1, self.n_rows)
-        there = w + lengths * direction
+        along = torch.addcmul(z, lengths.unsqueeze(3), dz).view(-1, 1, self.n_rows)
+        loss = self.loss.value(along, self._target).view(len(STRETCHES), -1, self.n_rows)
+        there = torch.addcmul(w, lengths, direction)
         penalty = torch.linalg.vecdot(self.coordinates.spare(self._decay * there, there), there)
         values = torch.linalg.vecdot(loss, self.weights).add_(penalty, alpha=0.5)  # (lengths, P)
-        return lengths[values.argmin(dim=0), 0] * direction
+        return lengths.view(-1)[values.argmin(dim=0), None] * direction
 
     def _pull_back(self, r: Tensor, penalty: Tensor | None) -> Tensor:
         """``r @ A + penalty`` in the coordinates w: (P, K, n) -> (P, n_parameters)."""
@@ -280,9 +280,8 @@ class DesignObjective(Objective):
         return torch.mm(information.view(Q, n), products.T).index_select(1, index).view(-1, m)
 
     def _matrix(self, at: _AtWeights) -> Tensor:
-        (P, K, n), m = at.z.shape, len(self._columns)
-        information = self._information(at).view(P * K, 1, n)
-        blocks = self._sandwich(information)
+        (P, K, n), m = at.z.shape, self._columns.shape[0]
+        blocks = self._sandwich(self._information(at).view(P * K, 1, n))
         if K == 1:
             matrix = blocks.view(P, K, m, K, m)
         else:
@@ -293,10 +292,11 @@ class DesignObjective(Objective):
             matrix.diagonal(dim1=1, dim2=3).copy_(blocks.view(P, K, m * m).mT.view(P, m, m, K))
         if self._factor is not None:
             matrix = matrix * (self._factor[:, :, :, None, None] * self._factor[:, :, None, None, :])
-        self.coordinates.add_gauge(matrix)
-        self.coordinates.spare_matrix(matrix)
+        if self.coordinates.null is not None or K > 1:
+            self.coordinates.add_gauge(matrix)
+            self.coordinates.spare_matrix(matrix)
         matrix = matrix.view(P, K * m, K * m)
-        matrix.diagonal(dim1=1, dim2=2).add_(self._decay)
+        matrix.diagonal(0, 1, 2).add_(self._decay)
         return matrix
 
 
