@@ -91,8 +91,9 @@ def test_small_work_is_done_by_one_thread_unless_another_could_take_that_over(ot
     monkeypatch.setattr(torch, "set_num_threads", calls.append)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     monkeypatch.setattr(threading, "active_count", lambda: 1 + others)
-    model = TorchLogisticClassifier().fit(X, y)
+    model = TorchLogisticClassifier().fit(X, y + (X[:, 0] > 0))
     assert calls == ([] if others else [1, 7])
+    model.predict(X[:1])  # a product with a vector
     model.predict(X)
     assert calls == ([] if others else [1, 7] * 2)
     with pytest.raises(ValueError, match="NaN"):

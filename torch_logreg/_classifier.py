@@ -549,8 +549,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         device = resolve_device(self.device, features)
         if linear:
             coef = self._dense_coef()
-            with one_thread_for(features.shape[0] * coef.size):
-                return linear_predictions(self, features, coef, self.intercept_, device, output)
+            return linear_predictions(self, features, coef, self.intercept_, device, output)
         with torch.inference_mode(False), torch.no_grad():
             n_outputs = len(self.classes_)
             return module_predictions(features, self._module, self._link, n_outputs, device, output)

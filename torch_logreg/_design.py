@@ -341,7 +341,7 @@ def design(
         if fit_intercept:
             # Sums by pairs: those of `@` are off by more than `Moments.of` takes for rounding.
             center = torch.linalg.vecdot(features, shares)
-            features.sub_(center[:, None])
+            features.sub_(center.unsqueeze(1))
         else:
             center = torch.zeros(d, dtype=dtype, device=strength.device)
         moments = Moments.of(center, features.square() @ shares, eps)
@@ -349,7 +349,7 @@ def design(
         coordinates = Coordinates(moments, strength, d, n_outputs, fit_intercept, loss.shift_invariant)
     else:
         features.sub_(coordinates.center[:, None])
-    features.mul_(coordinates.inverse_scale[0, 0, :, None])
+    features.mul_(coordinates.inverse_scale[0].mT)
     return DesignObjective(rows, columns.T, block.target, weights, loss, coordinates)
 
 
@@ -360,7 +360,8 @@ def small_design(
     block = rows.whole()
     weight_sum = rows.weight_sum(C.dtype)
     eps = float(torch.finfo(C.dtype).eps)
-    objective = design(rows, block, 1 / (C * weight_sum), loss, n_outputs, fit_intercept, eps)
+    strength = (C * weight_sum).reciprocal_()
+    objective = design(rows, block, strength, loss, n_outputs, fit_intercept, eps)
     objective.weight_sum = weight_sum
     find_null_space(objective.coordinates, eps, objective.gram())
     return objective

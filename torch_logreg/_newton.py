@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._progress import ARMIJO, MAX_DAMPING, MAX_HALVINGS, largest, start
+from torch_logreg._progress import ARMIJO, MAX_DAMPING, MAX_HALVINGS, largest
 from torch_logreg._solver import Callback, Iteration, Objective, Solution
 
 
@@ -37,8 +38,7 @@ class SmallNewton:
         self._damping = self._least  # as in `Cholesky`
 
     def run(self, w: Tensor) -> Solution:
-        first = start(self._objective, w)
-        here = Point(w, first.gradient, float(first.objective[0]), float(first.gradient_norm[0]))
+        here = self._start(w)
         reason, n_iter = "max_iter", 0
         while reason == "max_iter" and n_iter < self._max_iter:
             direction, info = self._direction(here)
@@ -54,6 +54,14 @@ class SmallNewton:
             n_iter += 1
         found = np.array([here.value]), np.array([here.norm]), np.array([n_iter], dtype=np.int32)
         return Solution(here.w, *found, [reason])
+
+    def _start(self, w: Tensor) -> Point:
+        F, gradient = self._objective.value_and_gradient(w)
+        numbers = torch.cat([F, largest(gradient)])
+        value, norm = numbers.cpu().tolist()
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            self._objective.rows.check_finite(numbers)
+        return Point(w, gradient, value, norm)
 
     def _direction(self, here: Point) -> tuple[Tensor, Tensor]:
         """The direction (1, n_parameters), and what is not 0 where the factorisation failed, (1,)."""
@@ -89,6 +97,6 @@ class SmallNewton:
 
     def _tell(self, number: int, before: Point, step: float, w: Tensor, reason: str) -> bool:
         """Whether the callback says to stop."""
-        F, gradient_norm, length = np.array([[before.value], [before.norm], [step]])
+        F, norm, length = np.array([before.value]), np.array([before.norm]), np.array([step])
         done, read = np.array([reason != "max_iter"]), self._objective.rows.rows_read
-        return self._callback(Iteration(number, F, gradient_norm, length, read, w, done))
+        return self._callback(Iteration(number, F, norm, length, read, w, done))
