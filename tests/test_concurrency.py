@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import joblib
@@ -82,6 +83,24 @@ def test_the_threads_of_a_process_that_was_not_forked_stay_as_they_are(monkeypat
     monkeypatch.setattr(torch, "set_num_threads", calls.append)
     TorchLogisticClassifier().fit(X, y).predict(X)
     assert calls == []
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_small_work_is_done_by_one_thread_unless_another_could_take_that_over(others, monkeypatch):
+    calls: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(threading, "active_count", lambda: 1 + others)
+    model = TorchLogisticClassifier().fit(X, y + (X[:, 0] > 0))
+    assert calls == ([] if others else [1, 7])
+    model.predict(X[:1])  # a product with a vector
+    model.predict(X)
+    assert calls == ([] if others else [1, 7] * 2)
+    with pytest.raises(ValueError, match="NaN"):
+        TorchLogisticClassifier().fit(np.full_like(X, np.nan), y)
+    assert calls == ([] if others else [1, 7] * 3)
+    TorchLogisticClassifier().fit(np.tile(X, (2**22 // X.size, 1)), np.tile(y, 2**22 // X.size))
+    assert len(calls) == (0 if others else 6)
 
 
 def test_grid_searches_in_a_pool_of_threads_choose_what_one_alone_chooses():

@@ -28,6 +28,7 @@ LEVELS = {
     "_criteria": 1,
     "_folds": 1,
     "_inputs": 1,
+    "_newton": 1,
     "_sgd": 1,
     "_separation": 2,
     "_design": 2,

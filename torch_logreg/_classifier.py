@@ -43,8 +43,8 @@ from torch_logreg._modules import RandomStream
 from torch_logreg._natural import NaturalSGD
 from torch_logreg._parameters import check_all_are_read, check_solver_exists
 from torch_logreg._predictions import Output, linear_predictions, module_predictions
-from torch_logreg._problems import Method, Problem, linear_problem, module_problem
-from torch_logreg._processes import safe_after_fork
+from torch_logreg._problems import Method, Problem, linear_problem, module_problem, work_of
+from torch_logreg._processes import one_thread_for, safe_after_fork
 from torch_logreg._separation import Separation, separation_of
 from torch_logreg._sgd import SGD
 from torch_logreg._solver import REASONS, Iteration, Solver
@@ -382,7 +382,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             data = check_fit(self, X, y, sample_weight, self.class_weight, defer_finite)
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             forward = Forward(self, X, y, metadata)
-            with self._without_autograd(data):
+            work = np.inf if self._is_module() else work_of(data)
+            with self._without_autograd(data), one_thread_for(work):
                 fitted = self._solve(data, forward, initial)
             separated = self._separation(data, fitted)
             for name in ("coef_", "intercept_", "_module", "_link"):
@@ -436,8 +437,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     def _solve(self, data: TrainingData, forward: Forward, initial: Initial) -> dict[str, Any]:
         """The fitted attributes."""
-        seed = self._seed()
-        kept = None
+        seed, kept = self._seed(), None
         if self.early_stopping:
             data, kept = split(data, self.validation_fraction, seed)
         problem = self._problem(data, seed, initial)

@@ -87,10 +87,11 @@ class Coordinates:
             return
         self.center, variance = moments
         self.varies = variance > 0
-        self.spread = torch.where(self.varies, variance, 1.0).sqrt()  # (d,)
+        constant = ~self.varies
+        self.spread = variance.masked_fill(constant, 1.0).sqrt_()  # (d,)
         # A column that says nothing gets no coefficient: an infinite scale is a coefficient of 0.
-        inverse = (variance / 4 + strength[:, None]).rsqrt_()
-        self.inverse_scale = torch.where(self.varies, inverse, 0.0)[:, None]  # (P, 1, d)
+        inverse = (variance / 4 + strength.unsqueeze(1)).rsqrt_()
+        self.inverse_scale = inverse.masked_fill_(constant, 0.0).unsqueeze(1)  # (P, 1, d)
 
     def select(self, problems: Tensor) -> Coordinates:
         """Those of some of the problems."""
@@ -156,7 +157,8 @@ class Coordinates:
         if not self.n_features or self.n_features > NULL_SPACE_FEATURES:
             none = torch.zeros_like(self.undecided)
             return none, none
-        curve = torch.where(self.varies, self.strength[:, None] * self.inverse_scale[:, 0].square(), 1.0)
+        curve = self.strength.unsqueeze(1) * self.inverse_scale.select(1, 0).square()
+        curve = curve.masked_fill_(~self.varies, 1.0)  # `where` takes twice as long
         least = curve.amin(dim=1) / (16 * self.n_features)
         undecided = least < torch.finfo(self.strength.dtype).eps
         return undecided, undecided if self.n_features > FACTORISED_FEATURES else least < eps

@@ -19,6 +19,7 @@ from torch_logreg._solver import Block, Curvature, Factors, Objective, Rows
 # From so many matrices on, products of columns are held, as long as they are so few numbers: half the work.
 MANY, OUTER_NUMBERS = 8, 2**22
 SCRATCH_NUMBERS = 2**20  # of weighted columns at a time: arrays larger than a cache take twice as long
+KEPT_NUMBERS = 2**17  # of them that are few enough to keep the array
 STRETCHES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
@@ -62,6 +63,7 @@ class DesignObjective(Objective):
         self._root = self._of_row.sqrt()
         self._last: _AtWeights | None = None
         self._rough: DesignObjective | None = None
+        self._scratch: Tensor | None = None
         self._outer: tuple[Tensor, Tensor] | None = None  # products of two columns, and where they belong
 
     def _with_intercept(self, of_columns: Tensor, value: float) -> Tensor:
@@ -75,7 +77,7 @@ class DesignObjective(Objective):
 
     def _linear(self, w: Tensor) -> Tensor:
         """Raw predictions (P, K, n)."""
-        P, K, m = self.n_problems, self.n_outputs, len(self._columns)
+        P, K, m = self.n_problems, self.n_outputs, self._columns.shape[0]
         if self._factor is not None:
             w = w.view(P, K, m) * self._factor
         self.rows.rows_read += self.n_rows
@@ -112,12 +114,12 @@ class DesignObjective(Objective):
             return direction
         z, dz = self._at(w).z, self._linear(direction)
         lengths = torch.tensor(STRETCHES, dtype=self.dtype, device=w.device).view(-1, 1, 1)
-        along = (z + lengths[..., None] * dz).view(-1, 1, self.n_rows)
-        loss = self.loss.value_and_gradient(along, self._target)[0].view(len(STRETCHES), -1, self.n_rows)
-        there = w + lengths * direction
+        along = torch.addcmul(z, lengths.unsqueeze(3), dz).view(-1, 1, self.n_rows)
+        loss = self.loss.value(along, self._target).view(len(STRETCHES), -1, self.n_rows)
+        there = torch.addcmul(w, lengths, direction)
         penalty = torch.linalg.vecdot(self.coordinates.spare(self._decay * there, there), there)
         values = torch.linalg.vecdot(loss, self.weights).add_(penalty, alpha=0.5)  # (lengths, P)
-        return lengths[values.argmin(dim=0), 0] * direction
+        return lengths.view(-1)[values.argmin(dim=0), None] * direction
 
     def _pull_back(self, r: Tensor, penalty: Tensor | None) -> Tensor:
         """``r @ A + penalty`` in the coordinates w: (P, K, n) -> (P, n_parameters)."""
@@ -165,7 +167,7 @@ class DesignObjective(Objective):
         some, index = copy.copy(self), torch.as_tensor(problems, device=self._A.device)
         some.coordinates, some.n_problems = self.coordinates.select(index), len(index)
         some._factor, some._decay = self._factor[index], self._decay[index]
-        some._last = some._rough = None
+        some._last = some._rough = some._scratch = None
         if len(self.weights) > 1:
             some.weights, some._of_row, some._root = (
                 self.weights[index],
@@ -252,10 +254,15 @@ class DesignObjective(Objective):
 
     def _sandwich(self, information: Tensor) -> Tensor:
         """``A.T @ diag(information[q]) @ A`` for each q: (Q, 1, n) -> (Q * m, m)."""
-        (Q, _, n), m = information.shape, len(self._columns)
+        (Q, _, n), m = information.shape, self._columns.shape[0]
         if Q < MANY or n * m * m > OUTER_NUMBERS:
             # One product for all problems and outputs, of rows that lie in memory as it reads them.
             step = min(n, max(1, SCRATCH_NUMBERS // (Q * m)))
+            if Q * m * n <= KEPT_NUMBERS:  # a scratch array that is there already, and nothing to cut
+                if self._scratch is None:
+                    self._scratch = information.new_empty((Q, m, n))
+                weighted = torch.mul(self._columns, information, out=self._scratch)
+                return weighted.view(Q * m, n).mm(self._A)
             result = information.new_zeros((Q * m, m))
             scratch = information.new_empty(Q * m * step)
             for first in range(0, n, step):
@@ -273,9 +280,8 @@ class DesignObjective(Objective):
         return torch.mm(information.view(Q, n), products.T).index_select(1, index).view(-1, m)
 
     def _matrix(self, at: _AtWeights) -> Tensor:
-        (P, K, n), m = at.z.shape, len(self._columns)
-        information = self._information(at).view(P * K, 1, n)
-        blocks = self._sandwich(information)
+        (P, K, n), m = at.z.shape, self._columns.shape[0]
+        blocks = self._sandwich(self._information(at).view(P * K, 1, n))
         if K == 1:
             matrix = blocks.view(P, K, m, K, m)
         else:
@@ -286,10 +292,11 @@ class DesignObjective(Objective):
             matrix.diagonal(dim1=1, dim2=3).copy_(blocks.view(P, K, m * m).mT.view(P, m, m, K))
         if self._factor is not None:
             matrix = matrix * (self._factor[:, :, :, None, None] * self._factor[:, :, None, None, :])
-        self.coordinates.add_gauge(matrix)
-        self.coordinates.spare_matrix(matrix)
+        if self.coordinates.null is not None or K > 1:
+            self.coordinates.add_gauge(matrix)
+            self.coordinates.spare_matrix(matrix)
         matrix = matrix.view(P, K * m, K * m)
-        matrix.diagonal(dim1=1, dim2=2).add_(self._decay)
+        matrix.diagonal(0, 1, 2).add_(self._decay)
         return matrix
 
 
@@ -334,7 +341,7 @@ def design(
         if fit_intercept:
             # Sums by pairs: those of `@` are off by more than `Moments.of` takes for rounding.
             center = torch.linalg.vecdot(features, shares)
-            features.sub_(center[:, None])
+            features.sub_(center.unsqueeze(1))
         else:
             center = torch.zeros(d, dtype=dtype, device=strength.device)
         moments = Moments.of(center, features.square() @ shares, eps)
@@ -342,7 +349,7 @@ def design(
         coordinates = Coordinates(moments, strength, d, n_outputs, fit_intercept, loss.shift_invariant)
     else:
         features.sub_(coordinates.center[:, None])
-    features.mul_(coordinates.inverse_scale[0, 0, :, None])
+    features.mul_(coordinates.inverse_scale[0].mT)
     return DesignObjective(rows, columns.T, block.target, weights, loss, coordinates)
 
 
@@ -353,7 +360,8 @@ def small_design(
     block = rows.whole()
     weight_sum = rows.weight_sum(C.dtype)
     eps = float(torch.finfo(C.dtype).eps)
-    objective = design(rows, block, 1 / (C * weight_sum), loss, n_outputs, fit_intercept, eps)
+    strength = (C * weight_sum).reciprocal_()
+    objective = design(rows, block, strength, loss, n_outputs, fit_intercept, eps)
     objective.weight_sum = weight_sum
     find_null_space(objective.coordinates, eps, objective.gram())
     return objective

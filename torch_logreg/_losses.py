@@ -47,6 +47,10 @@ class BinaryCrossEntropy:
         return (target < 0).to(torch.int64)
 
     @staticmethod
+    def value(z: Tensor, target: Tensor) -> Tensor:
+        return softplus(target * z).squeeze(1)  # (P, n)
+
+    @staticmethod
     def value_and_gradient(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         against = target * z
         return softplus(against).squeeze(1), torch.sigmoid(against).mul_(target)  # (P, n), (P, 1, n)
@@ -123,14 +127,24 @@ class SoftmaxCrossEntropy:
         return target
 
     @classmethod
-    def value_and_gradient(cls, z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        return cls.value_and_gradient_(z.clone(), target)
+    def value(cls, z: Tensor, target: Tensor) -> Tensor:
+        return cls.value_and_gradient(z, target)[0]  # (P, n)
 
-    @staticmethod
-    def value_and_gradient_(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    @classmethod
+    def value_and_gradient(cls, z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        index = target.expand(z.shape[0], 1, -1)
+        return cls._of_differences(z - z.gather(1, index), index)
+
+    @classmethod
+    def value_and_gradient_(cls, z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """`value_and_gradient` that overwrites z."""
         index = target.expand(z.shape[0], 1, -1)
-        others = z.sub_(z.gather(1, index)).scatter_(1, index, -torch.inf)
+        return cls._of_differences(z.sub_(z.gather(1, index)), index)
+
+    @staticmethod
+    def _of_differences(z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Of z less that of the row's class, which is overwritten."""
+        others = z.scatter_(1, index, -torch.inf)
         largest = others.amax(dim=1, keepdim=True)
         odds = others.sub_(largest).exp_()  # against the row's class, by class and but for a factor
         total = odds.sum(dim=1, keepdim=True)

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from torch_logreg._conjugate import CG_ACCURACY, conjugate_gradient
-from torch_logreg._progress import State, Trial
+from torch_logreg._progress import MAX_DAMPING, State, Trial
 from torch_logreg._solver import Curvature, Objective
 
-MAX_DAMPING = 1.0
 CONTRACTION = 0.5  # of the gradient in a step, by which a metric shows that it is good
 NEARLY = 100.0  # times the decrease at which a fit ends: there its prediction must be accurate
 ROUNDING = 1e-12  # of its diagonal, added to a factor that nothing else makes regular
@@ -60,8 +59,8 @@ class Cholesky:
         self.succeeded = info == 0
 
     def solve(self, v: Tensor) -> Tensor:
-        if len(v) == len(self.factor):
-            return torch.cholesky_solve(v[..., None], self.factor)[..., 0]
+        if v.shape[0] == self.factor.shape[0]:
+            return torch.cholesky_solve(v.unsqueeze(2), self.factor).squeeze(2)
         return torch.cholesky_solve(v.view(len(self.factor), -1, v.shape[1]).mT, self.factor).mT.reshape_as(v)
 
     size = solve  # see `Kronecker.size`

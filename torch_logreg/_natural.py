@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torch_logreg._conjugate import NewtonCG
 from torch_logreg._metrics import CONTRACTION, Cholesky, Kronecker, Metric, NewtonCholesky, SampledFisher
+from torch_logreg._newton import SmallNewton
 from torch_logreg._progress import Progress, State, Trial, backtrack, start
 from torch_logreg._secants import Pair, quasi_newton_direction
 from torch_logreg._solver import Batch, Callback, Objective, Solution, Solver
@@ -53,13 +54,15 @@ class NaturalSGD(Solver):
     lazy: bool = True
 
     def minimize(self, objective: Objective, w: Tensor, callback: Callback) -> Solution:
-        progress = Progress(objective, self.tol)
         metric = self._metric(objective)
+        progress = Progress(objective, self.tol)
         if metric is None:
             return self._newton(NewtonCG(objective, self.tol), objective, w, progress, callback)
         own = metric.exact and not isinstance(metric, Cholesky)
         lazy = self.lazy and not own and _work(objective) > LAZY_WORK
         if isinstance(metric, Cholesky) and not lazy and not objective.batches:
+            if objective.n_problems == 1:
+                return SmallNewton(objective, self.max_iter, self.tol, callback).run(w)
             return self._newton(NewtonCholesky(objective), objective, w, progress, callback)
         return Descent(objective, metric, lazy, self.max_iter, progress, callback).run(w)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch_logreg._criteria import Link, LogitLink
 from torch_logreg._inputs import Features, check_finite, float_dtype, supports_float64, to_tensor
 from torch_logreg._problems import module_outputs, on_device
+from torch_logreg._processes import one_thread_for
 from torch_logreg._rows import HALF, matmul, upcast_rows
 
 # At most, in one chunk: what fits into the caches of a CPU, and what keeps an accelerator busy.
@@ -41,7 +42,7 @@ def linear_predictions(
             f"coef_ has {coef.shape[1]} columns and X has {X.shape[1]}: they must have equally many."
         )
     dtype = float_dtype(X, device)
-    if coef.dtype == np.float64 and supports_float64(device):
+    if dtype != torch.float64 and coef.dtype == np.float64 and supports_float64(device):
         dtype = torch.float64
     weight = to_tensor(coef, device, dtype)
     bias = to_tensor(np.reshape(intercept, (-1, 1)), device, dtype)
@@ -50,12 +51,16 @@ def linear_predictions(
     def of_chunk(rows: Features) -> Tensor:
         nonlocal finite
         z = matmul(on_device(rows, device, dtype), weight).add_(bias)
-        if not finite and not math.isfinite(z.sum()):
+        if not finite and not math.isfinite(z.sum().item()):
             check_finite(estimator, X)
             finite = True  # it was but an overflow, in the product or in the sum over rows
         return output(LINEAR_LINK, z)
 
-    return _by_chunks(X, _chunk_rows(X, len(coef), device), of_chunk)
+    step = _chunk_rows(X, len(coef), device)
+    if min(X.shape[0], len(coef)) == 1:  # MKL makes small products with a vector on one thread by itself
+        return _by_chunks(X, step, of_chunk)
+    with one_thread_for(X.shape[0] * coef.size):
+        return _by_chunks(X, step, of_chunk)
 
 
 def module_predictions(

@@ -47,6 +47,13 @@ class Problem(NamedTuple):
     doubt: Callable[[Tensor], str | None]  # of the solution: why it cannot be trusted, as in `REASONS`
 
 
+def work_of(data: TrainingData) -> int:
+    """Multiplications for a Fisher matrix of the linear model."""
+    n_rows, n_features = data.X.shape
+    n_outputs = 1 if len(data.classes) == 2 else len(data.classes)
+    return n_rows * (n_outputs * (n_features + 1)) ** 2
+
+
 def linear_problem(
     data: TrainingData,
     device: torch.device,

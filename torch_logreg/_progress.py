@@ -13,6 +13,7 @@ from torch_logreg._solver import Callback, Iteration, Objective, Solution
 
 ARMIJO = 1e-4
 MAX_HALVINGS = 30
+MAX_DAMPING = 1.0  # of a Fisher matrix, in parts of its diagonal
 LEAVE = 0.25  # of the problems in a batch: once so many are done it goes on without them
 LEAVE_NUMBERS = 2**12  # raw predictions of all problems, below which it does not pay
 
@@ -188,6 +189,8 @@ class Progress:
 
     def staying(self, may_leave: np.ndarray) -> np.ndarray | None:
         """The problems to go on with, if it is worth it that those of `may_leave` leave."""
+        if len(may_leave) == 1:
+            return None
         n_leaving = may_leave.sum()
         if not LEAVE * len(may_leave) <= n_leaving < len(may_leave):
             return None

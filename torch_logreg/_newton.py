@@ -1,0 +1,102 @@
+"""Newton's method for one problem on few rows, where an operation costs more than its arithmetic."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torch_logreg._progress import ARMIJO, MAX_DAMPING, MAX_HALVINGS, largest
+from torch_logreg._solver import Callback, Iteration, Objective, Solution
+
+
+class Point(NamedTuple):
+    """Weights, and what F is there."""
+
+    w: Tensor  # (1, n_parameters)
+    gradient: Tensor  # (1, n_parameters)
+    value: float
+    norm: float  # max |gradient|
+
+
+class SmallNewton:
+    """The damped Newton method by factorisation, as `NaturalSGD` makes it for many problems.
+
+    The same steps, line search and stopping rule with numbers in place of arrays over the problems:
+    arrays of one number would take as long as all products of the rows together.
+    """
+
+    def __init__(self, objective: Objective, max_iter: int, tol: float | None, callback: Callback) -> None:
+        self._objective, self._max_iter, self._tol, self._callback = objective, max_iter, tol, callback
+        self._eps = float(torch.finfo(objective.rows.dtype).eps)
+        self._least = 4 * float(torch.finfo(objective.dtype).eps)
+        self._tiny = float(torch.finfo(objective.dtype).tiny)
+        self._decrease = max((tol or 0.0) ** 2, 4 * self._eps)  # as in `Progress`
+        self._damping = self._least  # as in `Cholesky`
+
+    def run(self, w: Tensor) -> Solution:
+        here = self._start(w)
+        reason, n_iter = "max_iter", 0
+        while reason == "max_iter" and n_iter < self._max_iter:
+            direction, info = self._direction(here)
+            if not n_iter:
+                direction = self._objective.stretch(w, direction)
+            before, (here, step, decrement, failed) = here, self._backtrack(here, direction, info)
+            if self._tol is not None:
+                reason = self._reason(before, step, decrement, failed, self._tol)
+            damping = self._damping * 100 if failed else self._damping / 100
+            self._damping = min(max(damping, self._least), MAX_DAMPING)
+            if self._tell(n_iter, before, step, here.w, reason) and reason == "max_iter":
+                reason = "callback"
+            n_iter += 1
+        found = np.array([here.value]), np.array([here.norm]), np.array([n_iter], dtype=np.int32)
+        return Solution(here.w, *found, [reason])
+
+    def _start(self, w: Tensor) -> Point:
+        F, gradient = self._objective.value_and_gradient(w)
+        numbers = torch.cat([F, largest(gradient)])
+        value, norm = numbers.cpu().tolist()
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            self._objective.rows.check_finite(numbers)
+        return Point(w, gradient, value, norm)
+
+    def _direction(self, here: Point) -> tuple[Tensor, Tensor]:
+        """The direction (1, n_parameters), and what is not 0 where the factorisation failed, (1,)."""
+        matrix = self._objective.curvature(here.w).matrix()
+        matrix.diagonal(dim1=1, dim2=2).mul_(1 + self._damping).clamp_(min=self._tiny)
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        direction = torch.cholesky_solve(here.gradient.unsqueeze(2), factor).squeeze(2).neg_()
+        return direction, info.to(direction.dtype)
+
+    def _backtrack(self, here: Point, direction: Tensor, info: Tensor) -> tuple[Point, float, float, bool]:
+        """See `backtrack`: where it ended, the step, the decrement, and whether `info` is not 0."""
+        slope = torch.linalg.vecdot(here.gradient, direction)
+        highest, step, w = here.value + 4 * self._eps * abs(here.value), 1.0, here.w + direction
+        for _ in range(MAX_HALVINGS):
+            F, gradient = self._objective.value_and_gradient(w)
+            along, value, norm, failed = torch.cat([slope, F, largest(gradient), info]).cpu().tolist()
+            if along <= 0 and value <= highest + ARMIJO * step * along:
+                return Point(w, gradient, value, norm), step, -along, failed != 0
+            if not along <= 0:  # NaN too
+                break
+            step /= 2
+            w = here.w + step * direction
+        return here, 0.0, -along, failed != 0
+
+    def _reason(self, before: Point, step: float, decrement: float, failed: bool, tol: float) -> str:
+        """See `Progress.record`."""
+        if before.value <= self._eps**2:
+            return "separation"
+        if not failed and before.norm <= tol and decrement / 2 <= self._decrease * before.value:
+            return "converged"
+        improvable = failed and self._damping < MAX_DAMPING
+        return "max_iter" if step or improvable else "precision"
+
+    def _tell(self, number: int, before: Point, step: float, w: Tensor, reason: str) -> bool:
+        """Whether the callback says to stop."""
+        F, norm, length = np.array([before.value]), np.array([before.norm]), np.array([step])
+        done, read = np.array([reason != "max_iter"]), self._objective.rows.rows_read
+        return self._callback(Iteration(number, F, norm, length, read, w, done))
