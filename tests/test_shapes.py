@@ -11,7 +11,7 @@ import scipy.sparse
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from torch_logreg import TorchLogisticClassifier, _natural, _problems, _row_space
+from torch_logreg import TorchLogisticClassifier, _growing, _natural, _problems, _row_space
 from torch_logreg._conjugate import Spikes, conjugate_gradient
 from torch_logreg._losses import LOSSES
 from torch_logreg._objective import LinearObjective
@@ -249,3 +249,35 @@ def test_a_sketch_is_the_fisher_matrix_on_average():
     torch.testing.assert_close(
         torch.linalg.eigvalsh(sample.T @ sample)[-1:], torch.linalg.eigvalsh(expected)[-1:], rtol=0.5, atol=0
     )
+
+
+# ---- growing batches of gathered rows ----
+
+
+@pytest.mark.parametrize("kind", ["dense", "CSR"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_start_on_samples_reads_less_and_ends_at_the_same_optimum(many, n_classes, kind, monkeypatch):
+    monkeypatch.setattr(_problems, "batch_rows", lambda *_: 0)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(24_000, 12)) * (rng.random((24_000, 12)) < 0.5) * 10 ** rng.uniform(-2, 2, size=12)
+    z = (X / X.std(axis=0)) @ rng.normal(size=(12, n_classes))
+    y = (z + rng.gumbel(size=z.shape)).argmax(axis=1)
+    X = scipy.sparse.csr_array(X) if kind == "CSR" else X
+    model = TorchLogisticClassifier().fit(X, y)
+    assert (model.history_["rows_read"].diff().iloc[1:3] < 24_000).all()
+    monkeypatch.setattr(_growing, "START_PARTS", ())
+    without = TorchLogisticClassifier().fit(X, y)
+    assert model.history_["rows_read"].iloc[-1] < without.history_["rows_read"].iloc[-1]
+    assert_at_optimum(model, X.toarray() if kind == "CSR" else X, y, n_classes)
+
+
+def test_a_start_on_samples_is_not_taken_where_it_is_worse_than_none(many, monkeypatch):
+    monkeypatch.setattr(_problems, "batch_rows", lambda *_: 0)
+    monkeypatch.setattr(_growing, "START_ROWS_PER_PARAMETER", 0)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20_800, 400)), rng.integers(0, 2, size=20_800)  # 325 rows of 400 columns
+    monkeypatch.setattr(_growing, "START_PARTS", (64,))
+    model = TorchLogisticClassifier(C=1e4).fit(X, y)
+    full = model.history_["objective"][model.history_["rows_read"] > 4 * 20_800]
+    assert full.iloc[0] <= 20_800 * 1e4 * np.log(2) * (1 + 1e-9)
+    assert_at_optimum(model, X, y, 2)

@@ -11,7 +11,7 @@ from torch_logreg._coordinates import Coordinates, Moments, find_null_space, gra
 from torch_logreg._design import DesignObjective, design
 from torch_logreg._losses import Loss
 from torch_logreg._objective import LinearObjective
-from torch_logreg._rows import SampledRows
+from torch_logreg._rows import HeldRows, SampledRows
 from torch_logreg._solver import Batch, Rows
 
 ROWS_PER_PARAMETER = 64  # of the largest batch: it bends the metric by an eighth in the worst direction
@@ -22,6 +22,8 @@ SAMPLE_PART = 0.08  # of the memory of X, at most, for two classes
 SOFTMAX_ROWS = 10_000
 INFORMATIVE = 0.2  # parameters for the information in a label, up to which a sample is worth solving on
 NULL_SPACE_ROWS = 4  # a feature, for a first look
+# Of rows gathered for a start: fractions of all, and how many decide on a parameter.
+START_PARTS, START_ROWS_PER_PARAMETER, MIN_STARTED_ROWS = (64, 8), 2, 20_000
 RARE = 5.0  # rows behind a column of a sample, down to which its curvature can be relied on
 
 
@@ -89,6 +91,30 @@ class Sampling:
             return coordinates
         weight_sum = self._rows.weight_sum(self._strength.dtype)
         return self._coordinates(moments(self._rows, weight_sum, self._shape[1]))
+
+
+def sampled_starts(objective: LinearObjective, seed: int) -> list[Batch]:
+    """Batches of gathered rows for a problem of so many columns that only products are made with it.
+
+    What is not the penalty's of the Fisher matrix at weights 0 adds up to the number of parameters that the
+    rows decide on. Samples have to be several times as many rows, and several times fewer than all.
+    """
+    rows, coordinates, loss = objective.rows, objective.coordinates, objective.loss
+    strength = coordinates.strength
+    decided = (1 - strength[:, None] * coordinates.inverse_scale[:, 0].square()).clamp(min=0)
+    parameters = float((decided * coordinates.varies).sum(dim=1).max()) * max(objective.n_outputs - 1, 1)
+    batches = []
+    for part in START_PARTS:
+        size = rows.n_rows // part
+        if size * part < MIN_STARTED_ROWS or size < START_ROWS_PER_PARAMETER * parameters:
+            continue
+        sample = rows.sample(size, loss.codes, torch.Generator(device="cpu").manual_seed(seed))
+        drawn = slice(0, len(sample.key))
+        held = HeldRows(rows, sample.gather(drawn)._replace(weights=sample.weights(drawn, size)))
+        C = 1 / (strength * held.weight_sum(strength.dtype))
+        some = LinearObjective(held, loss, C, objective.n_outputs, objective.fit_intercept, coordinates)
+        batches.append(Batch(some, parameters / held.n_rows, held.n_rows))
+    return batches
 
 
 def _batch(objective: DesignObjective) -> Batch:

@@ -26,6 +26,52 @@ BATCH_ACCURACY = 1.0  # of what sampling alone leaves of the decrement
 BATCH_UPDATES = 25  # at most, on one sample of the rows
 
 
+def _exact(objective: Objective, tol: float | None) -> Metric:
+    return SampledFisher(objective, objective.rough(), objective.rows.n_rows, True, tol)
+
+
+def _sampled(objective: Objective, tol: float | None) -> Metric:
+    sample, _, n_rows = objective.batches[-1]
+    return SampledFisher(objective, sample.rough(), n_rows, exact=False)
+
+
+def _kronecker(objective: Objective, tol: float | None) -> Metric:
+    sample, _, n_rows = objective.batches[-1]
+    return Kronecker(objective, sample, n_rows)
+
+
+METRICS: dict[str, Callable[[Objective, float | None], Metric | None]] = {
+    "cholesky": lambda objective, tol: Cholesky(objective),
+    "cg": lambda objective, tol: None,
+    "exact": _exact,
+    "sampled": _sampled,
+    "kronecker": _kronecker,
+}
+
+# The metric by shape: the first line that holds. p parameters, K outputs, `work` the multiplications of a
+# Fisher matrix, `error` that of the largest batch. examples/benchmarks/crossovers.py times the neighbours.
+CHOICES: tuple[tuple[Callable[[int, int, int, float | None], bool], str], ...] = (
+    (lambda p, K, work, error: p <= CHOLESKY_PARAMETERS and (K == 1 or work <= LAZY_WORK), "cholesky"),
+    (lambda p, K, work, error: K == 1 or p // K > FACTOR_PARAMETERS, "cg"),
+    (lambda p, K, work, error: error is None, "exact"),
+    (lambda p, K, work, error: error is not None and error < np.inf, "sampled"),
+    (lambda p, K, work, error: True, "kronecker"),
+)
+
+
+def chosen(objective: Objective) -> str:
+    """The name of the metric for the shape of a problem."""
+    p, K = objective.n_parameters, objective.n_outputs
+    error = objective.batches[-1].error if objective.batches else None
+    shape = (p, K, objective.rows.n_rows * p**2, error)
+    return next(name for holds, name in CHOICES if holds(*shape))
+
+
+def multiplies_only(objective: Objective) -> bool:
+    """Whether nothing is made of a problem of this shape but its products with the rows."""
+    return chosen(objective) == "cg"
+
+
 @dataclass(frozen=True)
 class NaturalSGD(Solver):
     """Natural-gradient steps on growing batches of rows, with backtracking.
@@ -68,22 +114,35 @@ class NaturalSGD(Solver):
 
     def _metric(self, objective: Objective) -> Metric | None:
         """None for the Fisher matrix by its products with all rows alone."""
-        p, K = objective.n_parameters, objective.n_outputs
-        if self.linear_solver == "cholesky":
-            return Cholesky(objective)
-        if self.linear_solver == "cg":
-            return None
-        work = objective.rows.n_rows * p**2
-        if p <= CHOLESKY_PARAMETERS and (K == 1 or work <= LAZY_WORK):
-            return Cholesky(objective)
-        if K == 1 or p // K > FACTOR_PARAMETERS:
-            return None
-        if not objective.batches:
-            return SampledFisher(objective, objective.rough(), objective.rows.n_rows, True, self.tol)
-        sample, error, n_rows = objective.batches[-1]
-        if error < np.inf:
-            return SampledFisher(objective, sample.rough(), n_rows, exact=False)
-        return Kronecker(objective, sample, n_rows)
+        name = chosen(objective) if self.linear_solver == "auto" else self.linear_solver
+        return METRICS[name](objective, self.tol)
+
+    def _started(self, objective: Objective, w: Tensor, progress: Progress, callback: Callback) -> State:
+        """Where to start on all rows: from what samples tell, if that is better than no coefficients."""
+        if bool(w.any()) or not objective.batches:
+            return start(objective, w)
+        reached, before = w, np.inf
+        for batch in objective.batches:
+            newton, state = NewtonCG(batch.objective, None), start(batch.objective, reached)
+            before = min(before, float(state.objective.max()))
+            for _ in range(BATCH_UPDATES):
+                direction, accurate = newton.direction(state)
+                trial = backtrack(batch.objective, state, direction, accurate)
+                newton.adapt(trial.verdict > 0)
+                progress.record_batch(state, trial, callback)
+                state = trial.state
+                enough = trial.decrement <= BATCH_ACCURACY * batch.error
+                if (
+                    enough.all()
+                    or not trial.step.any()
+                    or progress.updates >= self.max_iter
+                    or progress.done.all()
+                ):
+                    break
+            reached = state.w
+        state = start(objective, reached)
+        # Without coefficients every row has the same loss, so that of a sample is that of all.
+        return state if float(state.objective.max()) <= before else start(objective, w)
 
     def _newton(
         self,
@@ -93,8 +152,8 @@ class NaturalSGD(Solver):
         progress: Progress,
         callback: Callback,
     ) -> Solution:
-        state = start(objective, w)
-        while progress.updates < self.max_iter:
+        state = self._started(objective, w, progress, callback)
+        while progress.updates < self.max_iter and not progress.done.all():
             direction, accurate = newton.direction(state)
             if not progress.updates:
                 direction = objective.stretch(state.w, direction)
@@ -146,7 +205,8 @@ class Descent:
         first, full_step, n_failures = progress.updates, True, 0.0
         while progress.updates < self._max_iter and not progress.done.all():
             if n_failures > metric.patience:
-                metric = self._metric = self._exact()
+                # The Fisher matrix of all rows: a sample has shown to say too little of them.
+                metric = self._metric = _exact(self._objective, progress.tol)
                 self._lazy = False
                 pairs.clear()
             fresh = metric.due(progress.updates - first, contracting, full_step)
@@ -195,12 +255,6 @@ class Descent:
             return None
         after = state._replace(w=state.w + self._progress.freeze(direction))
         return Trial(after, np.ones(len(decrement)), decrement, np.zeros(len(decrement)))
-
-    def _exact(self) -> Metric:
-        """The Fisher matrix of all rows, where a sample has shown to say too little of them."""
-        objective = self._objective
-        tol = self._progress.tol
-        return SampledFisher(objective, objective.rough(), objective.rows.n_rows, True, tol)
 
     def _start(self, w: Tensor) -> State:
         return start(self._objective, w)

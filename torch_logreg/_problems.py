@@ -13,11 +13,12 @@ from torch_logreg._conditioning import find_doubt
 from torch_logreg._coordinates import Coordinates
 from torch_logreg._criteria import class_major, resolve_criterion
 from torch_logreg._design import DesignObjective, design, small_design
-from torch_logreg._growing import batch_rows, make_batches
+from torch_logreg._growing import batch_rows, make_batches, sampled_starts
 from torch_logreg._inputs import TrainingData, features_to, float_dtype, supports_float64, to_tensor
 from torch_logreg._losses import LOSSES, Loss
 from torch_logreg._module_objective import ModuleObjective
 from torch_logreg._modules import RandomStream, build_module
+from torch_logreg._natural import multiplies_only
 from torch_logreg._objective import LinearObjective
 from torch_logreg._row_space import RowSpace, has_short_rows, inner_products, spanned
 from torch_logreg._rows import ArrayRows, dense_rows, matmul, sparse_matrix
@@ -139,10 +140,14 @@ def linear_objective(
         return LinearObjective(rows, loss, C, *shape)
     if is_small(rows, n_outputs, fit_intercept):
         return small_design(rows, C, loss, *shape)
-    n_drawn = batch_rows(rows, n_outputs, m) if method == "growing" and rows.is_dense else 0
+    growing = method == "growing"
+    n_drawn = batch_rows(rows, n_outputs, m) if growing and rows.is_dense else 0
     if n_drawn:
         return LinearObjective(rows, loss, C, *shape, *make_batches(rows, C, loss, *shape, n_drawn, seed()))
-    return LinearObjective(rows, loss, C, *shape)
+    objective = LinearObjective(rows, loss, C, *shape)
+    if growing and len(C) == 1 and multiplies_only(objective):
+        objective.batches = sampled_starts(objective, seed())
+    return objective
 
 
 def in_row_space(

@@ -343,3 +343,31 @@ class SampledRows(Rows):
 
     def check_finite(self, found: Tensor) -> None:
         self._rows.check_finite(found)
+
+
+class HeldRows(Rows):
+    """A block that was gathered from other rows, with weights of its own."""
+
+    def __init__(self, rows: Rows, block: Block) -> None:
+        self._rows, self._block = rows, block
+        self.n_rows, self.n_features = len(block.target), rows.n_features
+        self.dtype, self.device = rows.dtype, rows.device
+
+    def blocks(self) -> Iterator[Block]:
+        self._rows.rows_read += self.n_rows
+        yield self._block
+
+    def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
+        raise NotImplementedError
+
+    def total(self, partial: Tensor) -> Tensor:
+        return self._rows.total(partial)
+
+    def weight_sum(self, dtype: torch.dtype) -> Tensor:
+        return self.total(self._block.weights.sum(dim=1, dtype=dtype))
+
+    def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:
+        raise NotImplementedError
+
+    def check_finite(self, found: Tensor) -> None:
+        self._rows.check_finite(found)
