@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -184,6 +186,33 @@ def test_raw_one_hot_and_money_columns_reach_the_optimum():
         warnings.simplefilter("error")
         model = TorchLogisticClassifier().fit(X, y)
     assert_at_optimum(model, X.toarray(), y, 2)
+
+
+SPARSE = """
+import ctypes, numpy as np, scipy.sparse
+from torch_logreg import TorchLogisticClassifier
+
+def status(field):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+
+rng = np.random.default_rng(0)
+X = scipy.sparse.random_array((60_000, 20_000), density=40 / 20_000, format="csr", rng=rng, dtype=np.float32)
+X.indices, X.indptr = X.indices.astype(np.int32), X.indptr.astype(np.int32)
+y = (X @ rng.normal(scale=3, size=20_000) + rng.normal(size=60_000) > 0).astype(int)
+TorchLogisticClassifier().fit(X[:200], y[:200])
+ctypes.CDLL(None).malloc_trim(0)
+open("/proc/self/clear_refs", "w").write("5")
+before = status("VmRSS")
+assert TorchLogisticClassifier().fit(X, y).converged_
+arrays = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
+print((status("VmHWM") - before + arrays) / arrays)
+"""
+
+
+def test_sparse_rows_take_less_than_three_times_their_memory():
+    run = subprocess.run([sys.executable, "-c", SPARSE], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 3
 
 
 def objective_of(X: np.ndarray, y: np.ndarray) -> LinearObjective:

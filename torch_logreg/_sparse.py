@@ -17,7 +17,7 @@ from torch import Tensor
 
 from torch_logreg._solver import Sparse
 
-PART_NUMBERS = 2**20  # stored numbers that are turned into float64 at a time
+PART_NUMBERS = 2**17  # stored numbers that are turned into float64 at a time
 # Stored numbers of a block: several blocks are transposed at once, each by a thread of its own.
 BLOCK_STORED = 2**22
 FEW_STORED = 2**20  # numbers, up to which a product is made by one thread
