@@ -136,10 +136,9 @@ class LinearObjective(Objective):
         return columns * (information.sum() / (n * self.weight_sum[0])).sqrt()
 
     def decay(self) -> Tensor:
-        return (
-            self._decay
-            * torch.nn.functional.pad(self.coordinates.inverse_scale, (0, int(self.fit_intercept)))[0] ** 2
-        )
+        scale = torch.nn.functional.pad(self.coordinates.inverse_scale, (0, int(self.fit_intercept)))
+        decay = self._decay * scale.square()  # (P, 1, m)
+        return decay.expand(-1, self.n_outputs, -1).reshape(self.n_problems, -1)
 
     def _fisher(self, w: Tensor) -> LinearFisher:
         if self._last is None or self._last[0] is not w:
