@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -180,6 +181,28 @@ add("X: arrays", "a list of arrays", X=lambda: list(X))
 add("X: arrays", "a list of `array.array`", X=lambda: [array.array("d", row) for row in X])
 add("X: arrays", "whatever has `__array__`", X=lambda: Holder(X))
 add("X: arrays", "one column", X=lambda: X[:, :1], plain=X[:, :1])
+add("X: arrays", "words that are numbers", X=lambda: X.astype(str))
+add("X: arrays", "bytes that are numbers", X=lambda: X.astype("S8"))
+add("X: arrays", "object, of `Decimal`", X=lambda: [[Decimal(value) for value in row] for row in X.tolist()])
+add("X: arrays", "`StringDType`, of numbers", X=lambda: X.astype(str).astype(np.dtypes.StringDType()))
+add("X: arrays", "a masked array with nothing masked", X=lambda: np.ma.masked_array(X, mask=False))
+error(
+    "X: arrays",
+    "a masked array",
+    "ValueError",
+    "X has masked values",
+    X=lambda: np.ma.masked_array(X, mask=X > 3),
+)
+error(
+    "X: arrays",
+    "float16, with infinity",
+    "ValueError",
+    "Input X contains infinity",
+    X=lambda: changed(X.astype("f2"), (3, 1), np.inf),
+)
+error("X: arrays", "a dict", "TypeError", "not 'dict'", X=lambda: {"a": X[:, 0]})
+error("X: arrays", "a generator", "TypeError", "not 'generator'", X=lambda: (row for row in X))
+error("X: arrays", "ints too large for a float", "OverflowError", "int too large", X=lambda: [[10**400]] * N)
 error("X: arrays", "NaN", "ValueError", "Input X contains NaN", X=lambda: changed(X, (3, 1), np.nan))
 error(
     "X: arrays", "infinity", "ValueError", "Input X contains infinity", X=lambda: changed(X, (3, 1), np.inf)
@@ -323,6 +346,41 @@ error(
     "Input X contains NaN",
     X=lambda: frame("double[pyarrow]").mask(X > 3),
 )
+add(
+    "X: frames",
+    "pandas, decimals of pyarrow",
+    X=lambda: frame("float64").astype(pd.ArrowDtype(pa.decimal128(10, 3))),
+)
+add("X: frames", "pandas, words that are numbers", X=lambda: frame("str"))
+add("X: frames", "polars, Decimal", X=lambda: pl.DataFrame(X, schema=list("abcd")).cast(pl.Decimal(10, 3)))
+error(
+    "X: frames",
+    "pandas, a column of words",
+    "ValueError",
+    "could not convert string to float: 'x'",
+    X=lambda: frame("float64").assign(a="x"),
+)
+error(
+    "X: frames",
+    "polars, a column of words",
+    "ValueError",
+    "could not convert string to float: 'x'",
+    X=lambda: pl.DataFrame(X, schema=list("abcd")).with_columns(a=pl.lit("x")),
+)
+error(
+    "X: frames",
+    "polars, Categorical",
+    "ValueError",
+    "could not convert string to float: 'no'",
+    X=lambda: pl.DataFrame({"a": WORDS[CODES].tolist()}).cast(pl.Categorical),
+)
+error(
+    "X: frames",
+    "a polars LazyFrame",
+    "ValueError",
+    "setting an array element with a sequence",
+    X=lambda: pl.LazyFrame(X),
+)
 error(
     "X: frames",
     "polars with null",
@@ -450,6 +508,21 @@ error("X: sparse", "CSR, complex", "ValueError", "Complex data not supported", X
 error("X: sparse", "CSR, an index out of range", "ValueError", "indices must be < 4", X=lambda: _broken_csr())
 error(
     "X: sparse",
+    "pandas, `Sparse` of ones",
+    "ValueError",
+    "fill value must be 0",
+    X=lambda: frame(pd.SparseDtype("float64", 1.0)),
+)
+error(
+    "X: sparse",
+    "a torch tensor of CSR layout",
+    "TypeError",
+    "layout torch.sparse_csr, which is not supported",
+    X=lambda: torch.sparse_csr_tensor([0] * N + [1], [0], [1.0], (N, D), check_invariants=False),
+)
+error("X: sparse", "one dimension", "ValueError", "Expected 2D input", X=lambda: sp.coo_array(X[:, 0]))
+error(
+    "X: sparse",
     "a torch tensor of sparse layout",
     "TypeError",
     "pass a scipy.sparse CSR array",
@@ -492,6 +565,23 @@ add(
     y=lambda: torch.as_tensor(CODES),
     weight=lambda: torch.ones(N),
     plain_weight=np.ones(N),
+)
+add("X: tensors", "torch.uint16", X=lambda: torch.as_tensor(COUNTS).to(torch.uint16), plain=COUNTS)
+add("X: tensors", "a part of complex numbers", X=lambda: torch.as_tensor(X + 0j).conj().real)
+add("X: tensors", "`nn.Buffer`", X=lambda: torch.nn.Buffer(torch.as_tensor(X)))
+error(
+    "X: tensors",
+    "torch.float8_e4m3fn",
+    "TypeError",
+    "Float8_e4m3fn",
+    X=lambda: torch.as_tensor(X).to(torch.float8_e4m3fn),
+)
+error(
+    "X: tensors",
+    "torch.bfloat16 with infinity",
+    "ValueError",
+    "infinity",
+    X=lambda: torch.full((N, D), np.inf, dtype=torch.bfloat16),
 )
 error("X: tensors", "NaN", "ValueError", "Input X contains NaN", X=lambda: torch.full((N, D), np.nan))
 error("X: tensors", "complex", "ValueError", "Complex data not supported", X=lambda: torch.as_tensor(X + 0j))
@@ -659,6 +749,39 @@ add(
     classes=np.arange(N),
     codes=np.arange(N),
 )
+labels("longdouble", 0, 1, np.longdouble)
+labels("words that are numbers", "1", "2")
+labels("dates", "2026-01-01", "2026-01-02", "M8[D]")
+labels("-0.0 and 1.0", -0.0, 1.0)
+labels("a pandas `category` of ints", 3, 5, make=lambda y: pd.Series(y).astype("category"))
+labels("a list of 0-dimensional tensors", 3, 5, make=lambda y: [torch.tensor(label) for label in y])
+labels("a pyarrow array", 3, 5, make=pa.array)
+add(
+    "y",
+    "words, pyarrow",
+    classes=WORDS.astype(object),
+    y=lambda: pa.array(WORDS[CODES].tolist()),
+)
+add(
+    "y",
+    "words, pandas `dictionary[pyarrow]`",
+    classes=WORDS.astype(object),
+    y=lambda: pd.Series(WORDS[CODES]).astype(pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string()))),
+)
+add(
+    "y",
+    "polars, Enum",
+    y=lambda: pl.Series(WORDS[CODES].tolist()).cast(pl.Enum(["yes", "no", "maybe"])),
+    classes=WORDS.astype(object),
+)
+add("y", "polars, Boolean", y=lambda: pl.Series((CODES > 0).tolist()), classes=[False, True])
+add("y", "a tensor of bfloat16", y=lambda: torch.as_tensor(CODES).bfloat16(), classes=[0.0, 1.0])
+add(
+    "y",
+    "a tensor that requires a gradient",
+    y=lambda: torch.tensor(CODES.astype(float), requires_grad=True),
+    classes=[0.0, 1.0],
+)
 error("y", "one class", "ValueError", "only one class: 1", y=lambda: np.ones(N, int))
 error("y", "one class, words", "ValueError", "only one class: 'no'", y=lambda: ["no"] * N)
 error("y", "None", "ValueError", "requires y to be passed", y=lambda: None)
@@ -697,6 +820,58 @@ error(
     "Input y contains NaN",
     y=lambda: pd.Series(CODES > 0).astype("boolean").mask(np.arange(N) == 3),
 )
+for dtype in ("string", "string[pyarrow]"):
+    error(
+        "y",
+        f"words, pandas `{dtype}` with NA",
+        "ValueError",
+        "Input y contains NA",
+        y=lambda dtype=dtype: pd.Series(WORDS[CODES]).astype(dtype).mask(np.arange(N) == 3),
+    )
+error(
+    "y",
+    "polars with null",
+    "ValueError",
+    "Input y contains NaN",
+    y=lambda: pl.Series([None, *CODES[1:].tolist()]),
+)
+error(
+    "y",
+    "polars, String with null",
+    "ValueError",
+    "y[0] = None",
+    y=lambda: pl.Series([None, *WORDS[CODES][1:].tolist()]),
+)
+error(
+    "y",
+    "a masked array",
+    "ValueError",
+    "y has masked values",
+    y=lambda: np.ma.masked_array(CODES, mask=np.arange(N) == 3),
+)
+error(
+    "y",
+    "a tensor with NaN",
+    "ValueError",
+    "Input y contains NaN",
+    y=lambda: torch.full((N,), np.nan),
+)
+error("y", "on the device meta", "ValueError", "y is a tensor", y=lambda: torch.empty(N, device="meta"))
+error("y", "a tuple for a label", "ValueError", "y should be a 1d array", y=lambda: [(0, 1)] * N)
+error(
+    "y",
+    "pandas, intervals",
+    "ValueError",
+    "objects of type Interval",
+    y=lambda: pd.cut(pd.Series(X[:, 0]), 2),
+)
+error(
+    "y",
+    "`StringDType`",
+    "TypeError",
+    "StringDType",
+    y=lambda: WORDS.astype(np.dtypes.StringDType())[CODES],
+)
 error("y", "words and numbers", "TypeError", "y[3] = 3", y=lambda: changed(WORDS[CODES].astype(object), 3, 3))
 error("y", "continuous", "ValueError", "Unknown label type: continuous", y=lambda: X[:, 0])
 error("y", "complex", "ValueError", "Complex data not supported", y=lambda: CODES + 0j)
@@ -733,6 +908,12 @@ weights("a polars Series", UNIFORM, pl.Series)
 weights("a tensor", UNIFORM, torch.as_tensor)
 weights("a tensor that requires a gradient", UNIFORM, lambda w: torch.tensor(w, requires_grad=True))
 weights("a number for all rows", np.full(N, 2.5), lambda w: 2.5)
+weights("longdouble", UNIFORM, lambda w: w.astype(np.longdouble))
+weights("float16", UNIFORM.astype(np.float16))
+weights("float64, big-endian", UNIFORM, lambda w: w.astype(">f8"))
+weights("object, of floats", UNIFORM, lambda w: w.astype(object))
+weights("a pyarrow array", UNIFORM, pa.array)
+weights("-0.0 for some", np.where(TIMES > 0, 1.0, -0.0))
 weights("1e12 each", UNIFORM * 1e12, params={"C": 1e-12})
 weights("1e12 each, C=1", UNIFORM * 1e12)
 weights("1e-12 each", UNIFORM * 1e-12, params={"C": 1e12})
@@ -811,6 +992,64 @@ error(
     weight=lambda: np.full(N, 1e308),
 )
 
+error(
+    "sample_weight",
+    "pandas `Float64` with NA",
+    "ValueError",
+    "Input sample_weight contains NaN",
+    weight=lambda: pd.Series(UNIFORM).astype("Float64").mask(np.arange(N) == 3),
+)
+error("sample_weight", "NaN for all rows", "ValueError", "sample_weight contains NaN", weight=lambda: np.nan)
+error("sample_weight", "0 for all rows", "ValueError", "at least one non-zero number", weight=lambda: 0.0)
+error("sample_weight", "-1 for all rows", "ValueError", "sample_weight[0] is -1.0", weight=lambda: -1.0)
+error(
+    "sample_weight",
+    "a masked array",
+    "ValueError",
+    "sample_weight has masked values",
+    weight=lambda: np.ma.masked_array(UNIFORM, mask=TIMES == 0),
+)
+error("sample_weight", "complex", "ValueError", "Complex data not supported", weight=lambda: UNIFORM + 0j)
+error("sample_weight", "a dict", "TypeError", "not 'dict'", weight=lambda: {0: 1.0, 1: 2.0})
+error("sample_weight", "none", "ValueError", "Found array with 0 sample(s)", weight=lambda: [])
+error(
+    "sample_weight",
+    "1e-320 each",
+    "ValueError",
+    "too small for float64, the dtype of X",
+    weight=lambda: np.full(N, 1e-320),
+)
+SINGLE = X.astype(np.float32)
+for values in (UNIFORM * 1e36, UNIFORM * 1e-37):
+    params = {"C": 1 / values.max()}
+    weights(
+        f"{values.max():.0e} at most, X of float32", values, X=lambda: SINGLE, plain=SINGLE, params=params
+    )
+error(
+    "sample_weight",
+    "1e39 each, X of float32",
+    "ValueError",
+    "overflows float32, the dtype of X",
+    X=lambda: SINGLE,
+    weight=lambda: np.full(N, 1e39),
+)
+error(
+    "sample_weight",
+    "1e-46 each, X of float32",
+    "ValueError",
+    "too small for float32, the dtype of X",
+    X=lambda: SINGLE,
+    weight=lambda: np.full(N, 1e-46),
+)
+error(
+    "sample_weight",
+    "1e-46 each in one class, X of float32",
+    "ValueError",
+    "at most 1.0e-46 in one of the classes",
+    X=lambda: SINGLE,
+    weight=lambda: np.where(CODES, 1e-46, 1.0),
+)
+
 BALANCED = N / (2 * np.bincount(CODES))[CODES]
 WEIGHTED = UNIFORM * (UNIFORM.sum() / (2 * np.bincount(CODES, UNIFORM)))[CODES]
 
@@ -830,6 +1069,8 @@ class_weights(
     y=lambda: WORDS[CODES],
     classes=WORDS,
 )
+class_weights("of numbers that equal the labels", {1.0: 3.0}, np.array([1, 3])[CODES])
+class_weights("none", {}, np.ones(N))
 class_weights("1e6 and 1e-6", {0: 1e6, 1: 1e-6}, np.array([1e6, 1e-6])[CODES])
 
 
@@ -841,6 +1082,16 @@ bad_class_weight("an unknown class", {0: 1.0, 7: 2.0}, "ValueError", "which name
 bad_class_weight("0", {0: 0.0}, "ValueError", "must be a finite number above 0")
 bad_class_weight("negative", {0: -1.0}, "ValueError", "must be a finite number above 0")
 bad_class_weight("NaN", {0: np.nan}, "ValueError", "must be a finite number above 0")
+bad_class_weight("infinity", {0: np.inf}, "ValueError", "must be a finite number above 0")
+bad_class_weight("names of another type", {"1": 2.0}, "ValueError", "which names ['1']")
+error(
+    "class_weight",
+    "1e200 times sample weights of 1e200",
+    "ValueError",
+    "The sum of sample_weight times class_weight overflows float64",
+    params={"class_weight": {0: 1e200}},
+    weight=lambda: np.full(N, 1e200),
+)
 bad_class_weight(
     "a word for a weight", {0: "much"}, "ValueError", "could not convert string to float: 'much'"
 )
@@ -949,6 +1200,12 @@ separated(
     np.column_stack([X, CODES * FLAGS[:, 0]]),
     CODES,
     "separated in part by the column 4,",
+)
+separated(
+    "each of three classes apart, no penalty", THREE[1][:, None] * 1.0, THREE[1], "perfectly by the column 0,"
+)
+separated(
+    "more columns than rows, no penalty", X[:4, :].repeat(3, axis=1) + np.eye(4, 12), CODES[:4], "perfectly"
 )
 separated(
     "one of three classes apart, no penalty",

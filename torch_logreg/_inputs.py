@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import pandas as pd
 import scipy.sparse
 import torch
 from sklearn.base import BaseEstimator
@@ -78,6 +79,7 @@ def check_fit(
         if len(y) != len(X):
             raise ValueError(f"X has {len(X)} rows and y has {len(y)}: they must have equally many.")
     else:
+        _refuse_missing_words(y)
         X, y = validate_data(
             estimator, X, y, accept_sparse="csr", dtype=FLOATS, ensure_all_finite=not defer_finite
         )
@@ -95,8 +97,11 @@ def check_fit(
                 f"class_weight gives the classes {classes.tolist()} the weights {of_class.tolist()}: "
                 "each must be a finite number above 0."
             )
-        weights = weights * of_class[codes]
-    return TrainingData(_canonical(X), codes, classes, weights)
+        with np.errstate(over="ignore"):  # which is seen to below
+            weights = weights * of_class[codes]
+    X = _canonical(X)
+    _check_range(weights, codes, float_info(X))
+    return TrainingData(X, codes, classes, weights)
 
 
 def _check_class_weight(class_weight: Any, classes: np.ndarray) -> None:
@@ -168,12 +173,20 @@ def _check_readable(array: Tensor, of: str) -> None:
 def on_host(array: Any, of: str = "y") -> Any:
     """Tensors as numpy arrays, without a copy where they are on the CPU; all else as it is."""
     if not isinstance(array, Tensor):
+        if np.ma.is_masked(array):  # numpy and scikit-learn take what is under the mask
+            raise ValueError(f"{of} has masked values: impute them, or drop their rows.")
         return array
     _check_readable(array, of)
     array = array.detach()
     if array.dtype in HALF:
         array = array.float()
     return array.cpu().resolve_conj().resolve_neg().numpy()
+
+
+def _refuse_missing_words(y: Any) -> None:
+    """Missing strings of pandas' nullable dtype, which scikit-learn's check stumbles over."""
+    if isinstance(getattr(y, "dtype", None), pd.StringDtype) and y.isna().any():
+        raise ValueError("Input y contains NA; drop the rows without a label.")
 
 
 def _check_tensor(estimator: BaseEstimator, X: Tensor, reset: bool, defer_finite: bool) -> None:
@@ -217,6 +230,8 @@ def _sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"sample_weight[{row}] is {weights[row]}: weights must not be negative; use 0 to leave a row out."
         )
+    if np.isnan(weights).any():  # of a number for all rows, which is not looked at
+        raise ValueError("Input sample_weight contains NaN.")
     if not np.isfinite(weights.sum()):
         raise ValueError("The sum of sample_weight overflows; divide sample_weight by its largest.")
     if not weights.max() > 0:
@@ -225,6 +240,26 @@ def _sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
             "classes."
         )
     return weights
+
+
+def _check_range(weights: np.ndarray, codes: np.ndarray, info: np.finfo) -> None:
+    """Raise if in the dtype of X the sum of the weights is infinite, or all weights of a class are 0."""
+    if weights.strides == (0,):
+        return
+    if weights.sum() > info.max:
+        raise ValueError(
+            f"The sum of sample_weight times class_weight overflows {info.dtype}, the dtype of X: "
+            "divide the weights by their largest."
+        )
+    if weights[weights > 0].min() >= info.tiny:
+        return
+    largest = np.zeros(codes.max() + 1)
+    np.maximum.at(largest, codes, weights)
+    if largest.min() < info.tiny:
+        raise ValueError(
+            f"sample_weight times class_weight is at most {largest.min():.1e} in one of the classes, which "
+            f"is too small for {info.dtype}, the dtype of X: multiply all weights by the same large number."
+        )
 
 
 def _of_weight(classes: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -330,6 +365,11 @@ def _check_csr_device(device: torch.device) -> None:
         f"X is sparse, and torch has no sparse CSR products on device {str(device)!r}; "
         "use device='cpu', or pass X.toarray() if it fits."
     )
+
+
+def float_info(X: Features) -> np.finfo:
+    """The range of the dtype of X."""
+    return np.finfo(np.float64 if X.dtype in (torch.float64, np.float64) else np.float32)
 
 
 def float_dtype(X: Features, device: torch.device) -> torch.dtype:
