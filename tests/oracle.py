@@ -36,12 +36,17 @@ class Optimum(NamedTuple):
     sum of the absolute values of the terms the gradient is a sum of, ``sum_i s_i |x_ij| |r_ik| + |w_kj| / C``
     with r the residual and x the centred column (as it is without an intercept); of both, the largest over
     the classes k. It does not depend on the scale of any column, nor of F: 1e-16 is rounding, 1 is a start.
+
+    `rounding` is the largest difference between the probabilities of `coef` and `intercept`, in float64, and
+    those of the columns that were solved for. Of collinear columns of large means and units, whose terms
+    cancel, the smallest coefficients may predict no better than that.
     """
 
     coef: Array  # (1 or K, d)
     intercept: Array  # (1 or K,)
     objective: float
     gradient_ratio: float
+    rounding: float
 
 
 class _Design(NamedTuple):
@@ -104,7 +109,9 @@ def solve(
         centred_intercept = _to_classes(point.theta[:, 0], problem.basis)
         intercept = centred_intercept - point.coef @ problem.design.centre
     value = objective(point.coef, intercept, X, codes, C, weight)
-    return Optimum(point.coef, intercept, value, ratio)
+    raw = special.softmax(_class_logits(point.coef, intercept, rows), axis=1)
+    rounding = np.abs(raw - special.softmax(point.logits, axis=1)).max()
+    return Optimum(point.coef, intercept, value, ratio, float(rounding))
 
 
 def objective(

@@ -186,3 +186,17 @@ def test_a_copy_of_a_column_takes_nothing_from_a_column_of_a_small_unit():
     np.testing.assert_allclose(both.predict_proba(X), alone.predict_proba(X[:, :3]), rtol=0, atol=1e-12)
     np.testing.assert_allclose(both.coef_[0, 1:3], alone.coef_[0, 1:], rtol=1e-12)
     np.testing.assert_allclose(both.coef_[0, 3], 100 * both.coef_[0, 0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("container", [np.asarray, scipy.sparse.csr_array])
+@pytest.mark.parametrize("seed", range(4))
+def test_collinear_columns_far_from_0_without_an_intercept_keep_their_predictions(seed, container):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(800, 8))
+    y = (X[:, 0] + rng.normal(size=800) > 0).astype(int)
+    X = (X + 1e4) * [1e5, 1e-5, 0.03, 2.0, 4e3, 1e2, 2.0, 2e-5]
+    X = np.column_stack([X, X[:, 0], np.ones(len(X)), X[:, 0] + X[:, 1]])
+    clf = TorchLogisticClassifier(C=1e4, fit_intercept=False, tol=1e-7).fit(container(X), y)
+    best = oracle.solve(X, y, 2, 1e4, fit_intercept=False)
+    z = X @ best.coef[0]
+    np.testing.assert_allclose(clf.predict_proba(X)[:, 1], 1 / (1 + np.exp(-z)), rtol=0, atol=1e-5)

@@ -237,3 +237,12 @@ def test_the_ranks_are_as_described(name, rank):
     X = standardised(load(name).X)
     singular_values = np.linalg.svd(X, compute_uv=False)
     assert np.sum(singular_values > 1e-9 * singular_values[0]) == rank
+
+
+def test_coefficients_that_cancel_are_told_by_their_rounding():
+    rng = np.random.default_rng(0)
+    X = (1000 + rng.normal(size=(500, 2))) * [0.03, 2e5]
+    codes = (X[:, 0] > 30 + 0.03 * rng.normal(size=500)).astype(int)
+    together = np.column_stack([X, X.sum(axis=1)])  # what the first column says in the unit of the second
+    assert solve(X, codes, 2, 1e4).rounding < 1e-11
+    assert solve(together, codes, 2, 1e4).rounding > 1e-7

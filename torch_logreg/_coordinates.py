@@ -177,8 +177,14 @@ class Coordinates:
             left = torch.where(varies[:, None], gram.times(torch.where(varies[:, None], null, 0.0)), 0.0)
             null = null - rest @ ((rest.T @ left) / values[~zero, None])
         # A column with no part in it must have none: rounding, divided by a small spread, is large.
-        null = torch.where(null.abs() > NOISE * eps, null, 0.0)
-        return null / self.spread[:, None]
+        cleared = torch.where(null.abs() > NOISE * eps, null, 0.0)
+        if gram.times is not None and null.shape[1] and not self.fit_intercept:
+            # Not where columns far from 0 are so alike that these parts make up for one another.
+            both = torch.cat([null, cleared], dim=1)
+            along, along_cleared = (both * gram.times(both)).sum(dim=0).abs().chunk(2)  # squares, weighted
+            floor = (16 * eps) ** 2 * matrix.diagonal().max()
+            cleared = torch.where(along_cleared > 4 * along + floor, null, cleared)
+        return cleared / self.spread[:, None]
 
     def set_null(self, directions: Tensor, undecided: Tensor) -> None:
         """Take note of directions in which X does not vary."""
