@@ -1,6 +1,6 @@
 """Seconds to fit many dense columns: ours and every peer that reaches the same objective.
 
-    python examples/benchmarks/wide.py [--repeats N] [--scale S] [--limit L] [--write]
+    python examples/benchmarks/wide.py [--dtype D ...] [--repeats N] [--scale S] [--limit L] [--write]
 
 20 000 x 2000 nearly separable rows, and 500 x 20 000, fewer rows than columns. The rule is in `harness.py`.
 """
@@ -28,10 +28,12 @@ def factors(n: int, d: int, k: int, size: float, odds: float, dtype: str) -> tup
 
 
 def main() -> None:
-    arguments = harness.parser(__doc__, repeats=3).parse_args()
+    parser = harness.parser(__doc__, repeats=3)
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "float64"), default=["float32"])
+    arguments = parser.parse_args()
     parts = []
     for name, (n_rows, *shape) in SHAPES.items():
-        for dtype in ("float32", "float64"):
+        for dtype in arguments.dtype:
             X, y = factors(int(n_rows * arguments.scale), *shape, dtype)
             found = harness.peers(len(X), cholesky=False)
             candidates = [peer for peer in found if not peer.name.startswith("glum")]
