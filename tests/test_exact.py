@@ -200,3 +200,15 @@ def test_collinear_columns_far_from_0_without_an_intercept_keep_their_prediction
     best = oracle.solve(X, y, 2, 1e4, fit_intercept=False)
     z = X @ best.coef[0]
     np.testing.assert_allclose(clf.predict_proba(X)[:, 1], 1 / (1 + np.exp(-z)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("units", [(8, -8), (-8, 8), (6, -6), (8, 0, -8), (0, 8, -8), (-8, 0, 8), (8, -8, 8)])
+def test_copies_of_a_column_in_other_units_change_no_prediction(units, fit_intercept):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 2))
+    y = (X[:, 0] + rng.normal(size=60) > 0).astype(int)
+    copies = np.column_stack([X[:, :1] * 10.0 ** np.array(units), X[:, 1]])
+    alone = TorchLogisticClassifier(C=np.inf, fit_intercept=fit_intercept, tol=1e-8).fit(X, y)
+    together = TorchLogisticClassifier(C=np.inf, fit_intercept=fit_intercept, tol=1e-8).fit(copies, y)
+    np.testing.assert_allclose(together.predict_proba(copies), alone.predict_proba(X), rtol=0, atol=1e-10)

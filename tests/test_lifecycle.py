@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import random
 import signal
@@ -17,9 +18,11 @@ import pytest
 import torch
 from datasets import load, standardised
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
+from torch_logreg._design import DesignObjective
 
 DATA = load("breast_cancer")
 X, y = standardised(DATA.X[:, :6]), DATA.y
@@ -55,7 +58,7 @@ def ctrl_c():
     signal.signal(signal.SIGINT, handler)
 
 
-@pytest.mark.parametrize("solver", ["natural-sgd", "lbfgs", "newton-cg", "sgd"])
+@pytest.mark.parametrize("solver", ["natural-sgd", "lbfgs", "newton-cholesky", "newton-cg", "sgd"])
 def test_ctrl_c_ends_a_fit_within_a_pass_and_keeps_the_earlier_model(solver, ctrl_c):
     many, labels = _rows(100_000)
     model = TorchLogisticClassifier(solver=solver).fit(X[:, :2], y)
@@ -107,48 +110,71 @@ class Fault(Exception):
 
 
 class Faulty(nn.Module):
-    """A linear model that fails when and where it is told to."""
+    """A linear model that fails when, where and how it is told to."""
 
-    def __init__(self, n_features: int, where: str) -> None:
+    def __init__(self, n_features: int, where: str, kind: type[BaseException]) -> None:
         super().__init__()
         if where == "construction":
-            raise Fault(where)
-        self.where, self.calls, self.linear = where, 0, nn.Linear(n_features, 1)
+            raise kind(where)
+        self.where, self.kind, self.calls, self.linear = where, kind, 0, nn.Linear(n_features, 1)
 
     def forward(self, X):
         self.calls += 1
         torch.rand(3)
         if self.where == "forward" and self.calls > 3:
-            raise Fault(self.where)
+            raise self.kind(self.where)
         z = self.linear(X)
         if self.where == "backward" and z.requires_grad:
             z.register_hook(self.fail)
         return z
 
     def fail(self, gradient):
-        raise Fault(self.where)
+        raise self.kind(self.where)
 
 
 class FaultyLoss(nn.BCEWithLogitsLoss):
+    def __init__(self, kind: type[BaseException]) -> None:
+        super().__init__()
+        self.kind = kind
+
     def forward(self, z, target):
-        raise Fault("criterion")
+        raise self.kind("criterion")
 
 
+@pytest.mark.parametrize("kind", [Fault, KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize("where", ["construction", "forward", "backward", "criterion"])
-def test_a_fault_of_a_module_or_a_criterion_leaves_all_as_it_was(where):
+def test_a_fault_of_a_module_or_a_criterion_leaves_all_as_it_was(where, kind):
     settings = {"learning_rate": 0.1, "max_iter": 5, "tol": None, "random_state": 0}
-    module = (lambda d, k: nn.Linear(d, k)) if where == "criterion" else (lambda d, k: Faulty(d, where))
-    criterion = FaultyLoss() if where == "criterion" else None
+    module = (lambda d, k: nn.Linear(d, k)) if where == "criterion" else (lambda d, k: Faulty(d, where, kind))
+    criterion = FaultyLoss(kind) if where == "criterion" else None
     model = TorchLogisticClassifier(module=nn.Linear(6, 1), **settings).fit(X, y)
     probabilities = model.predict_proba(X)
     model.set_params(module=module, criterion=criterion)
     before, rows, labels = global_state(), X.copy(), y.copy()
-    with pytest.raises(Fault, match=where):
+    with pytest.raises(kind, match=where):
         model.fit(X, y)
     assert global_state() == before
     assert_array_equal(model.predict_proba(X), probabilities)
     assert_array_equal(X, rows)
     assert_array_equal(y, labels)
+
+
+@pytest.mark.parametrize("solver", ["natural-sgd", "newton-cholesky", "newton-cg", "lbfgs"])
+def test_a_solver_that_cannot_descend_says_at_which_iteration(solver, monkeypatch):
+    evaluate, calls = DesignObjective.value_and_gradient, itertools.count()
+
+    def worse(self, w):
+        value, gradient = evaluate(self, w)
+        return value + max(0, next(calls) - 2), gradient
+
+    monkeypatch.setattr(DesignObjective, "value_and_gradient", worse)
+    monkeypatch.setattr(DesignObjective, "rough", lambda self: self)
+    with pytest.warns(ConvergenceWarning, match="stopped after 3 iterations .* no step decreases") as caught:
+        model = TorchLogisticClassifier(solver=solver).fit(X, y)
+    assert len(caught) == 1
+    assert model.stop_reason_ == "precision"
+    assert model.n_iter_.tolist() == [3]  # two steps, and the one that failed
+    assert np.isfinite(model.coef_).all()
 
 
 # ---- memory ----
@@ -197,6 +223,7 @@ GROWTH = """
 import gc, resource, warnings
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 from torch_logreg import TorchLogisticClassifier
 warnings.simplefilter("ignore")

@@ -190,7 +190,7 @@ class Coordinates:
         """Take note of directions in which X does not vary."""
         scale = torch.where(self.varies, 1 / self.inverse_scale[:, 0], 0.0)
         self.directions, self.undecided = directions, undecided
-        self.null = torch.linalg.qr(directions).Q
+        self.null = _orthonormal(directions)
         self.gauge = torch.linalg.qr(scale[:, :, None] * directions).Q
         spared = self.inverse_scale[:, 0, :, None] * self.null * self.strength.sqrt()[:, None, None]
         self._spared = torch.where(undecided[:, None, None], spared, 0.0)
@@ -248,6 +248,17 @@ class Coordinates:
             curve = matrix.diagonal(dim1=1, dim2=3).diagonal(dim1=1, dim2=2).sum(dim=1)  # (P, m)
             everywhere = matrix.diagonal(dim1=2, dim2=4)  # (P, K, K, m)
             everywhere.add_(curve.view(len(curve), 1, 1, -1), alpha=1 / self.n_outputs**2)
+
+
+def _orthonormal(directions: Tensor) -> Tensor:
+    """A basis (d, r) of the span, whose small rows are as accurate as the large ones.
+
+    Those of columns of large units are small, and all depends on them. Householder's method gives each row
+    its own accuracy if large rows come first (Cox, Higham 1998, BIT 38); as they come, small ones would be
+    rounded as the large are.
+    """
+    order = directions.abs().amax(dim=1).argsort(descending=True)
+    return torch.linalg.qr(directions[order]).Q[order.argsort()]
 
 
 def for_problems(coordinates: Coordinates, strength: Tensor, eps: float) -> Coordinates:
