@@ -16,7 +16,7 @@ from torch_logreg._rows import CHUNK_NUMBERS, ArrayRows, dense_columns, matmul, 
 from torch_logreg._solver import Block
 
 # Rows up to which an eigendecomposition of their inner products is cheap, and how many fewer than columns.
-MOST_ROWS, COLUMNS_FOR_A_ROW = 1024, 2
+MOST_ROWS, COLUMNS_FOR_A_ROW = 1024, 6  # as examples/benchmarks/crossovers.py found
 PRODUCT_ROWS = 128  # of their matrix, made at a time
 
 
