@@ -251,7 +251,9 @@ def _design(X: Array, weight: Array, fit_intercept: bool) -> _Design:
     taste = (scale / scale.max()) ** 0.25
     triangle, pivot = linalg.qr(standardised * taste, mode="r", pivoting=True)
     diagonal = np.abs(np.diag(triangle)) / taste[pivot[: min(triangle.shape)]]
-    rank = int(np.sum(diagonal > RANK_TOLERANCE * diagonal.max()))
+    # Far from 0 the numbers themselves are rounded by more: what is left of a sum of columns is its rounding.
+    rounding = 8 * np.finfo(np.float64).eps * np.max(np.abs(centre) / scale, initial=0.0)
+    rank = int(np.sum(diagonal > max(RANK_TOLERANCE, rounding) * diagonal.max()))
     kept, dependent = pivot[:rank], pivot[rank:]
     mixing = np.zeros((rank, X.shape[1]))  # standardised = standardised[:, kept] @ mixing
     mixing[:, kept] = np.eye(rank)

@@ -186,7 +186,7 @@ def _trial(objective: DesignObjective, w: Tensor, step: float, verdict: float = 
     """A step that did exactly what the quadratic model predicts, or failed."""
     before, ones = start(objective, w), np.ones(objective.n_problems)
     after = before._replace(objective=before.objective - step * (1 - step / 2) * ones)
-    return before, Trial(after, step * ones, ones, verdict + 0 * ones)
+    return before, Trial(after, step * ones, ones, 0 * ones, lambda: torch.zeros(1), verdict + 0 * ones)
 
 
 @losses
@@ -249,7 +249,8 @@ def _given(matrix: list[list[list[float]]]) -> SimpleNamespace:
 
 
 def _verdict(*values: float) -> tuple[None, Trial]:
-    return None, Trial(None, np.ones(len(values)), np.ones(len(values)), np.array(values))
+    ones = np.ones(len(values))
+    return None, Trial(None, ones, ones, 0 * ones, lambda: torch.zeros(len(values)), np.array(values))
 
 
 def test_cholesky_damps_what_fails_until_it_succeeds_and_less_again_later():

@@ -461,8 +461,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         if early is not None:
             w = problem.restore(early.best)
             reason = "early_stopping" if early.stopped else reason
-        if reason == "converged":
-            reason = problem.doubt(w) or reason
+        if reason in ("converged", "max_iter"):
+            doubt = problem.doubt(w)
+            # That more iterations would not help either is all that is worth saying of an unfinished fit.
+            reason = doubt if doubt is not None and (reason == "converged" or doubt == "rounding") else reason
         history = recorder.history()
         return classes | {
             **problem.attributes(problem.final(w)),

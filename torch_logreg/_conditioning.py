@@ -7,14 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from torch_logreg._coordinates import Coordinates
+from torch_logreg._coordinates import Coordinates, Moments, moments
 from torch_logreg._losses import Loss
 from torch_logreg._row_space import RowSpace
-from torch_logreg._rows import holds_below, matmul
+from torch_logreg._rows import HeldRows, holds_below, matmul
 from torch_logreg._solver import Rows
 
 # Of a raw prediction, by rounding of the coefficients: about 1e-3 of a probability.
 ROUNDING = 5e-4
+# The same by rounding of a gradient, in parts of eps and of how far its column is from 0 for what it varies:
+# sums of stored numbers are made one by one, those of dense blocks by pairs.
+GRADIENT_ROUNDING = {"sparse": 1.0, "dense": 0.125}
 SQUARE_ROOT_OF_TINY = 1e-150  # a number below it, squared, is 0 in float64, or nearly
 LEFT = 1e-8  # of F, that may be left to gain
 NOISE = 16.0  # times the rounding of the columns: what is no more says nothing
@@ -27,13 +30,18 @@ def find_doubt(
     w: Tensor,
     value: Callable[[], float],
     kept: torch.dtype,
+    centred: bool,
 ) -> str | None:
     """Why the solution `w` of one problem is not to be trusted: a key of `REASONS`, or None.
 
-    `value` is F there, and `kept` the dtype in which the coefficients are kept.
+    `value` is F there, and `kept` the dtype in which the coefficients are kept. The columns were `centred`
+    if sums over the rows were never those of columns as they are.
     """
-    if kept != torch.float64 and bool(coordinates.rounding(w, torch.finfo(kept).eps) > ROUNDING):
-        return "rounding"
+    if kept != torch.float64:
+        if bool(coordinates.rounding(w, torch.finfo(kept).eps) > ROUNDING):
+            return "rounding"
+        if not centred and isinstance(coordinates, Coordinates) and _loses_gradients(rows, coordinates):
+            return "rounding"
     free = bool((coordinates.strength == 0).all())  # a penalty would take the coefficients of tiny columns
     if free and not coordinates.plain and not bool(coordinates.varies.all()):
         unseen = ~coordinates.varies
@@ -45,6 +53,29 @@ def find_doubt(
     if directions is not None and _left_to_gain(rows, coordinates, directions.T, loss, w) > LEFT * value():
         return "collinear"
     return None
+
+
+def _loses_gradients(rows: Rows, coordinates: Coordinates) -> bool:
+    """Whether gradients of columns far from 0 for what they vary are lost among rounding errors.
+
+    One is the sum of the residuals times the column, of which only the part that varies is left in the end.
+    """
+    if coordinates.plain:
+        return False
+    first = next(iter(rows.blocks()))
+    kind = "dense" if isinstance(first.X, torch.Tensor) else "sparse"
+    most = ROUNDING / (torch.finfo(rows.dtype).eps * GRADIENT_ROUNDING[kind])
+
+    def is_far(of: Moments) -> bool:
+        return bool((of.center.abs() > most * of.variance.sqrt())[of.variance > 0].any())
+
+    if coordinates.fit_intercept:
+        return is_far(Moments(coordinates.center, coordinates.spread.square() * coordinates.varies))
+    exact = coordinates.strength.dtype
+    few = HeldRows(rows, first)
+    if not is_far(moments(few, few.weight_sum(exact), fit_intercept=True)):
+        return False
+    return is_far(moments(rows, rows.weight_sum(exact), fit_intercept=True))
 
 
 def _left_to_gain(rows: Rows, coordinates: Coordinates, directions: Tensor, loss: Loss, w: Tensor) -> float:

@@ -13,7 +13,7 @@ from torch_logreg._progress import State, largest
 from torch_logreg._solver import Curvature, Objective
 
 CG_STEPS, CG_MAX_STEPS = 16, 4096
-CG_ACCURACY = 1e-3  # of a direction that is to prove convergence
+CG_ACCURACY = 1e-5  # of a direction that is to prove convergence
 CG_ACCURACY_FAR = 0.1  # of any other
 # The same with many parameters: of a decrement the square of it, and as good on the whole as more of fewer.
 ROUGH, ROUGH_FAR, MANY_PARAMETERS = 3e-2, 0.25, 2**10

@@ -89,6 +89,10 @@ class DesignObjective(Objective):
             self._last = _AtWeights(w, self._linear(w), self.loss, self._target)
         return self._last
 
+    @property
+    def eps(self) -> float:
+        return float(torch.finfo(self.dtype).eps)
+
     def value(self, w: Tensor) -> Tensor:
         return self.value_and_gradient(w)[0]
 
@@ -120,6 +124,9 @@ class DesignObjective(Objective):
         penalty = torch.linalg.vecdot(self.coordinates.spare(self._decay * there, there), there)
         values = torch.linalg.vecdot(loss, self.weights).add_(penalty, alpha=0.5)  # (lengths, P)
         return lengths.view(-1)[values.argmin(dim=0), None] * direction
+
+    def reach(self, direction: Tensor) -> Tensor:
+        return (self._linear(direction).abs_().amax(dim=1) * (self.weights > 0)).amax(dim=1)
 
     def _pull_back(self, r: Tensor, penalty: Tensor | None) -> Tensor:
         """``r @ A + penalty`` in the coordinates w: (P, K, n) -> (P, n_parameters)."""

@@ -126,7 +126,7 @@ class Kronecker:
     scaled = True
     belief = 0.1  # it was seen to underrate the decrease still to come by up to ten
 
-    def __init__(self, objective: Objective, sample: Objective, n_sampled: int) -> None:
+    def __init__(self, objective: Objective, sample: Objective, n_sampled: float) -> None:
         self._sample, self._n_sampled = sample, n_sampled
         self._exact = objective.dtype
         self._dtype = objective.rows.dtype if sample.dtype == objective.dtype else sample.dtype
@@ -230,7 +230,8 @@ class SampledFisher:
     ) -> None:
         self.exact, self._sample = exact, sample
         self.proves, self._decrease = False, NEARLY * (tol or 0.0) ** 2
-        self._preconditioner = Kronecker(objective, sample, n_sampled)
+        # All rows are no sample: directions in which they do not vary have no curvature but the penalty's.
+        self._preconditioner = Kronecker(objective, sample, np.inf if exact else n_sampled)
         self._n_updates, self._last_steps = 0, 0
         # In exact arithmetic n_parameters steps solve it; many more than that is rounding, not progress.
         self._most, self._ceiling = self.STEPS_ON_SAMPLE, 4 * objective.n_parameters + self.STEPS_ON_SAMPLE

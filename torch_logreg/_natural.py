@@ -22,6 +22,7 @@ CHOLESKY_PARAMETERS = 1024  # above it a factorisation costs more than the produ
 FACTOR_PARAMETERS = 2048  # of one output, above which the same is true of an eigendecomposition
 MEMORY = 10  # secant pairs
 LAZY_WORK = 2**24  # multiplications for a Fisher matrix below which a new one costs next to nothing
+LONG, FACTORISED_WORK = 20, 2**30  # updates, and multiplications for a Fisher matrix, see `Descent`
 BATCH_ACCURACY = 1.0  # of what sampling alone leaves of the decrement
 BATCH_UPDATES = 25  # at most, on one sample of the rows
 
@@ -209,6 +210,8 @@ class Descent:
                 metric = self._metric = _exact(self._objective, progress.tol)
                 self._lazy = False
                 pairs.clear()
+            if isinstance(metric, SampledFisher) and self._should_factorise(progress.updates - first):
+                metric = self._metric = Cholesky(self._objective)
             fresh = metric.due(progress.updates - first, contracting, full_step)
             if fresh:
                 metric.update(self._objective, state.w)
@@ -254,7 +257,16 @@ class Descent:
         if not self._progress.ends(state, decrement):
             return None
         after = state._replace(w=state.w + self._progress.freeze(direction))
-        return Trial(after, np.ones(len(decrement)), decrement, np.zeros(len(decrement)))
+        nothing, step = np.zeros(len(decrement)), np.ones(len(decrement))
+        return Trial(after, step, decrement, nothing, lambda: self._objective.reach(direction), nothing)
+
+    def _should_factorise(self, n_updates: int) -> bool:
+        """Whether many steps, as where classes are nearly separable, are best made exact ones.
+
+        Until then directions as accurate as the quadratic model has shown to be are cheaper.
+        """
+        few = self._objective.n_parameters <= CHOLESKY_PARAMETERS
+        return self._metric.exact and few and n_updates >= LONG and _work(self._objective) <= FACTORISED_WORK
 
     def _start(self, w: Tensor) -> State:
         return start(self._objective, w)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._progress import ARMIJO, MAX_DAMPING, MAX_HALVINGS, largest
+from torch_logreg._progress import ARMIJO, FLATTENED, MAX_DAMPING, MAX_HALVINGS, STILL, largest
 from torch_logreg._solver import Callback, Iteration, Objective, Solution
 
 
@@ -31,7 +31,7 @@ class SmallNewton:
 
     def __init__(self, objective: Objective, max_iter: int, tol: float | None, callback: Callback) -> None:
         self._objective, self._max_iter, self._tol, self._callback = objective, max_iter, tol, callback
-        self._eps = float(torch.finfo(objective.rows.dtype).eps)
+        self._eps = objective.eps
         self._least = 4 * float(torch.finfo(objective.dtype).eps)
         self._tiny = float(torch.finfo(objective.dtype).tiny)
         self._decrease = max((tol or 0.0) ** 2, 4 * self._eps)  # as in `Progress`
@@ -47,6 +47,8 @@ class SmallNewton:
             before, (here, step, decrement, failed) = here, self._backtrack(here, direction, info)
             if self._tol is not None:
                 reason = self._reason(before, step, decrement, failed, self._tol)
+                if reason == "converged" and step == 1 and self._falls_on(here, direction, decrement):
+                    reason = "max_iter"
             damping = self._damping * 100 if failed else self._damping / 100
             self._damping = min(max(damping, self._least), MAX_DAMPING)
             if self._tell(n_iter, before, step, here.w, reason) and reason == "max_iter":
@@ -94,6 +96,11 @@ class SmallNewton:
             return "converged"
         improvable = failed and self._damping < MAX_DAMPING
         return "max_iter" if step or improvable else "precision"
+
+    def _falls_on(self, here: Point, direction: Tensor, decrement: float) -> bool:
+        """See `Progress`."""
+        left = -float(torch.linalg.vecdot(here.gradient, direction))
+        return left > FLATTENED * decrement and float(self._objective.reach(direction)) > STILL
 
     def _tell(self, number: int, before: Point, step: float, w: Tensor, reason: str) -> bool:
         """Whether the callback says to stop."""

@@ -106,6 +106,14 @@ class LinearObjective(Objective):
         coordinates = self.coordinates.select(index)
         return LinearObjective(rows, self.loss, C, self.n_outputs, self.fit_intercept, coordinates)
 
+    def reach(self, direction: Tensor) -> Tensor:
+        coef, intercept = self.coordinates.to_raw(direction)
+        most = torch.zeros_like(direction[:, 0])
+        for block in self.rows.blocks():
+            z = self.linear(block, coef, intercept).abs_().amax(dim=1)  # (P, n)
+            most = torch.maximum(most, (z * (block.weights > 0)).amax(dim=1).to(self.dtype))
+        return self.rows.total(most)  # of several holders at least the most
+
     def active(self, w: Tensor, part: float) -> LinearObjective | None:
         if self.n_problems > 1 or not self.rows.gathers:
             return None

@@ -105,7 +105,12 @@ def linear_problem(
 
     def doubt(w: Tensor) -> str | None:
         kept = coordinates.canonical(w)
-        return find_doubt(rows, coordinates, loss, kept, lambda: float(objective.value(kept)[0]), dtype)
+        centred = isinstance(objective, DesignObjective)
+
+        def value() -> float:
+            return float(objective.value(kept)[0])
+
+        return find_doubt(rows, coordinates, loss, kept, value, dtype, centred)
 
     return Problem(
         objective,

@@ -14,6 +14,9 @@ from torch_logreg._solver import Callback, Iteration, Objective, Solution
 ARMIJO = 1e-4
 MAX_HALVINGS = 30
 MAX_DAMPING = 1.0  # of a Fisher matrix, in parts of its diagonal
+# Of the slope along a whole step, which Newton's leaves 0: what is left where a fit may end. More is no harm
+# if all raw predictions move by so little that the curvature is the same where the step ends.
+FLATTENED, STILL = 0.1, 0.1
 LEAVE = 0.25  # of the problems in a batch: once so many are done it goes on without them
 LEAVE_NUMBERS = 2**12  # raw predictions of all problems, below which it does not pay
 
@@ -60,6 +63,8 @@ class Trial(NamedTuple):
     state: State
     step: np.ndarray  # (P,), 0 for a problem that did not move
     decrement: np.ndarray  # (P,) -gradient @ direction: twice the decrease a Newton step predicts
+    left: np.ndarray  # (P,) the same with the gradient reached
+    reach: Callable[[], Tensor]  # (P,) by how much the whole step moves a raw prediction at most
     verdict: np.ndarray  # (P,) as given
 
 
@@ -73,12 +78,13 @@ def backtrack(
     accepted; a problem whose direction does not descend stays where it is.
     """
     slope = torch.linalg.vecdot(state.gradient, direction)
-    highest = state.objective + 4 * torch.finfo(objective.rows.dtype).eps * np.abs(state.objective)
+    highest = state.objective + 4 * objective.eps * np.abs(state.objective)
     w, step = state.w + direction, np.ones(len(highest))
     for _ in range(MAX_HALVINGS):
         value, gradient = objective.value_and_gradient(w)
         judged = verdict(gradient) if callable(verdict) else verdict
-        report = _to_host([slope, value, largest(gradient), judged])
+        left = torch.linalg.vecdot(gradient, direction)
+        report = _to_host([slope, value, largest(gradient), judged, left])
         descends = report[0] <= 0  # False for NaN too
         enough = (report[1] <= highest + ARMIJO * step * report[0]) & descends
         if all(enough == descends):  # for a few problems several times as fast as `.all()`
@@ -96,7 +102,21 @@ def backtrack(
             np.where(enough, report[1], state.objective),
             np.where(enough, report[2], state.gradient_norm),
         )
-    return Trial(reached, step * enough, -report[0], report[3])
+
+    def reach() -> Tensor:
+        return objective.reach(direction)
+
+    return Trial(reached, step * enough, -report[0], -report[4], reach, report[3])
+
+
+def _falls_on(trial: Trial) -> np.ndarray:
+    """Whether the objective goes on to fall where the step ends, so that its decrement says too little.
+
+    A row of much leverage has all of the curvature along a direction while its loss vanishes, and Newton's
+    steps are as short as that takes; once it has, those of the other rows are long.
+    """
+    steep = (trial.step == 1) & (trial.left > FLATTENED * trial.decrement)
+    return steep & (trial.reach().cpu().numpy() > STILL) if any(steep) else steep
 
 
 class Progress:
@@ -107,7 +127,7 @@ class Progress:
     """
 
     def __init__(self, objective: Objective, tol: float | None) -> None:
-        eps, n_problems = float(torch.finfo(objective.rows.dtype).eps), objective.n_problems
+        eps, n_problems = objective.eps, objective.n_problems
         self.tol, self._rows = tol, objective.rows
         # A decrease below rounding cannot be seen, whatever tol asks for.
         self._decrease, self._vanished = max((tol or 0.0) ** 2, 4 * eps), eps**2
@@ -125,7 +145,8 @@ class Progress:
         """Take in one update; True once there is nothing left to do.
 
         A problem is solved if at the weights before the update max |gradient| <= tol and the predicted
-        relative decrease <= tol²; that update is taken all the same. `trust` (P,), up to 1, divides the
+        relative decrease <= tol², and if a whole step then leaves little of the slope along it, as predicted;
+        that update is taken all the same. `trust` (P,), up to 1, divides the
         decrement where it may be too small and is 0 where it says nothing; `improvable` says where a better
         direction may yet be found.
         """
@@ -157,6 +178,8 @@ class Progress:
     def _stop(self, before: State, trial: Trial, trust: np.ndarray, improvable: np.ndarray) -> None:
         vanished = before.objective <= self._vanished
         solved = (trust > 0) & self._is_solved(before, trial.decrement, trust)
+        if any(solved & ~self.done):
+            solved &= ~_falls_on(trial)
         stuck = (trial.step == 0) & ~improvable
         if any(vanished | solved | stuck):
             self._conclude(vanished, "separation")

@@ -150,6 +150,11 @@ class Objective(ABC):
     rows: Rows
     batches: Sequence[Batch] = ()
 
+    @property
+    def eps(self) -> float:
+        """What a sum over the rows is rounded by, relative to it."""
+        return float(torch.finfo(self.rows.dtype).eps)
+
     @abstractmethod
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """F (P,) and its gradient (P, n_parameters), in one pass over the rows."""
@@ -181,6 +186,10 @@ class Objective(ABC):
     def stretch(self, w: Tensor, direction: Tensor) -> Tensor:
         """A first Newton direction (P, n_parameters), as far as it is best to go, if that is known."""
         return direction
+
+    def reach(self, direction: Tensor) -> Tensor:
+        """By how much the step `direction` moves a raw prediction at most, (P,); 0 where it is not known."""
+        return torch.zeros_like(direction[:, 0])
 
     def active(self, w: Tensor, part: float) -> Objective | None:
         """The objective over the rows that hold `part` of the Fisher information at `w`, if these are few.
