@@ -11,7 +11,7 @@ from datasets import NAMES, load, standardised
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 
-from torch_logreg import TorchLogisticClassifier
+from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
 
 STRENGTHS = (1e-3, 1.0, 1e4)
 LIGHT_NAMES = [pytest.param(name, marks=pytest.mark.slow) if name == "digits" else name for name in NAMES]
@@ -212,3 +212,28 @@ def test_copies_of_a_column_in_other_units_change_no_prediction(units, fit_inter
     alone = TorchLogisticClassifier(C=np.inf, fit_intercept=fit_intercept, tol=1e-8).fit(X, y)
     together = TorchLogisticClassifier(C=np.inf, fit_intercept=fit_intercept, tol=1e-8).fit(copies, y)
     np.testing.assert_allclose(together.predict_proba(copies), alone.predict_proba(X), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("container", [np.asarray, scipy.sparse.csr_array])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("C", "weight"), [(1e308, 1.0), (1e150, 1e160), (5e-324, 1.0), (1e-320, 1e-3)])
+def test_a_C_whose_product_with_the_weights_is_no_number_is_as_good_as_its_limit(C, weight, dtype, container):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 3)).astype(dtype)
+    y = (X[:, 0] + rng.normal(size=100) > 0).astype(int)
+    weight = min(weight, 1e30) if dtype == "float32" else weight
+    clf = TorchLogisticClassifier(C=C).fit(container(X), y, np.full(100, weight))
+    limit = TorchLogisticClassifier(C=np.inf if C > 1 else 1e-200).fit(container(X), y)
+    np.testing.assert_allclose(clf.coef_, limit.coef_, rtol=1e-6, atol=1e-100)
+    np.testing.assert_allclose(clf.loss_curve_[-1], limit.loss_curve_[-1], rtol=1e-6)
+    assert clf.converged_ and clf.objective_ >= 0  # infinite where it overflows, as its sum does
+
+
+def test_so_is_one_of_several():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 3))
+    y = (X[:, 0] + rng.normal(size=100) > 0).astype(int)
+    clf = TorchLogisticClassifierCV(Cs=[5e-324, 1e308], cv=3).fit(X, y)
+    assert np.isfinite(clf.loss_curve_).all() and np.isfinite(clf.coefs_paths_).all()
+    np.testing.assert_allclose(clf.coefs_paths_[:, 0, 0, :, :3], 0, atol=1e-100)
+    np.testing.assert_allclose(clf.coef_, TorchLogisticClassifier(C=np.inf).fit(X, y).coef_, rtol=1e-6)

@@ -35,19 +35,17 @@ HISTORY = ("objective", "gradient_norm", "rows_read", "step", "seconds")
 class Recorder:
     """The callback of a solver that fits one problem: keeps the history, prints, passes on.
 
-    `scale` turns F into the objective of scikit-learn; `attributes` makes the fitted attributes of
-    the weights it is given.
+    `attributes` makes the fitted attributes of the weights it is given.
     """
 
     def __init__(
         self,
         verbose: int,
-        scale: float,
         attributes: Callable[[Any], dict],
         forward: Forward,
         accuracy: Callable[[Any], float] | None = None,
     ) -> None:
-        self._verbose, self._scale, self._attributes, self._forward = verbose, scale, attributes, forward
+        self._verbose, self._attributes, self._forward = verbose, attributes, forward
         self._accuracy = accuracy
         self._start = time.perf_counter()
         self.rows: list[tuple[float, ...]] = []
@@ -55,7 +53,7 @@ class Recorder:
     def __call__(self, iteration: Iteration) -> bool:
         F, gradient_norm = float(iteration.objective[0]), float(iteration.gradient_norm[0])
         step, seconds = float(iteration.step[0]), time.perf_counter() - self._start
-        self.rows.append((F * self._scale, gradient_norm, iteration.rows_read, step, seconds))
+        self.rows.append((F, gradient_norm, iteration.rows_read, step, seconds))
         if self._verbose and self._accuracy is not None:
             print(
                 f"iteration {iteration.number}: loss {F:.6f}, max |gradient| {gradient_norm:.2e}, "
@@ -64,8 +62,15 @@ class Recorder:
         return self._forward(lambda: self._attributes(iteration.w))
 
     def history(self) -> dict[str, np.ndarray]:
+        """With F for the objective."""
         columns = np.array(self.rows, dtype=np.float64).reshape(-1, len(HISTORY)).T
         return dict(zip(HISTORY, columns, strict=True))
+
+
+def scaled(history: dict[str, np.ndarray], factor: float) -> dict[str, np.ndarray]:
+    """With the objective times `factor`, which makes it scikit-learn's, and infinite where that overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return history | {"objective": history["objective"] * factor}
 
 
 class Forward:

@@ -22,7 +22,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from torch_logreg._callbacks import CallbackSupportMixin, Forward, Recorder, with_callbacks
+from torch_logreg._callbacks import CallbackSupportMixin, Forward, Recorder, scaled, with_callbacks
 from torch_logreg._early_stopping import EarlyStopping, codes_of, split
 from torch_logreg._initial import Initial
 from torch_logreg._inputs import (
@@ -445,7 +445,6 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         factor = problem.weight_sum * (self.C if np.isfinite(self.C) else 1.0)
         recorder = Recorder(
             int(self.verbose),
-            factor,
             lambda w: {**classes, **problem.attributes(w)},
             forward,
             self._accuracy(problem, data) if self.verbose else None,
@@ -461,10 +460,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         if early is not None:
             w = problem.restore(early.best)
             reason = "early_stopping" if early.stopped else reason
-        if reason in ("converged", "max_iter"):
-            doubt = problem.doubt(w)
-            # That more iterations would not help either is all that is worth saying of an unfinished fit.
-            reason = doubt if doubt is not None and (reason == "converged" or doubt == "rounding") else reason
+        reason = problem.judged(w, reason)
         history = recorder.history()
         return classes | {
             **problem.attributes(problem.final(w)),
@@ -473,9 +469,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             "converged_": reason == "converged" and early is None,  # the best weights need not be the last
             "stop_reason_": reason,
             "objective_": float(problem.objective.value(w)[0] if early else solution.objective[0]) * factor,
-            "loss_curve_": history["objective"] / factor,
+            "loss_curve_": history["objective"],
             "validation_scores_": None if early is None else np.array(early.scores),
-            "_history": history,
+            "_history": scaled(history, factor),
         }
 
     def _seed(self) -> int:

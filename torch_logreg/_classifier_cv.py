@@ -19,7 +19,7 @@ from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 
-from torch_logreg._callbacks import HISTORY, Forward, with_callbacks
+from torch_logreg._callbacks import HISTORY, Forward, scaled, with_callbacks
 from torch_logreg._classifier import SOLVERS, TorchLogisticClassifier
 from torch_logreg._cross_validation import Fold, Scorer, choose, fold_counts, results
 from torch_logreg._inputs import (
@@ -379,8 +379,8 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         chosen = choose(Cs, scores, bool(self.one_standard_error))
         columns = [path.coef, path.intercept[..., None]] if self.fit_intercept else [path.coef]
         factor = float(np.broadcast_to(data.weights, data.codes.shape).sum())
-        factor *= Cs[chosen] if np.isfinite(Cs[chosen]) else 1.0
-        history = told.history(int(sorted_index[chosen]), int(path.n_iter[-1, chosen]), factor)
+        factor *= float(Cs[chosen]) if np.isfinite(Cs[chosen]) else 1.0
+        history = told.history(int(sorted_index[chosen]), int(path.n_iter[-1, chosen]))
         fitted = {
             "classes_": data.classes,
             "Cs_": Cs,
@@ -397,9 +397,9 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             "converged_": bool((path.reasons == "converged").all()),
             "stop_reason_": str(path.reasons[-1, chosen]),
             "objective_": float(path.objective[-1, chosen]) * factor,
-            "loss_curve_": history["objective"] / factor,
+            "loss_curve_": history["objective"],
             "validation_scores_": None,
-            "_history": history,
+            "_history": scaled(history, factor),
         }
         if not self.refit:
             best = scores.argmax(axis=1)
@@ -536,11 +536,10 @@ class _Told:
             lambda: {"classes_": self._classes, **dict(zip(names, largest_C(), strict=True))}
         )
 
-    def history(self, number: int, n_iter: int, factor: float) -> dict[str, np.ndarray]:
-        """Of one problem, with its objective times `factor`."""
+    def history(self, number: int, n_iter: int) -> dict[str, np.ndarray]:
+        """Of one problem, with F for the objective."""
         found = [table[number - first] for first, table in self._kept if 0 <= number - first < len(table)]
-        columns = np.array(found[:n_iter]).reshape(-1, len(HISTORY)).T.copy()
-        columns[0] *= factor
+        columns = np.array(found[:n_iter]).reshape(-1, len(HISTORY)).T
         return dict(zip(HISTORY, columns, strict=True))
 
 

@@ -19,7 +19,7 @@ from torch_logreg._losses import LOSSES, Loss
 from torch_logreg._metrics import Cholesky, Kronecker, Shared
 from torch_logreg._natural import CHOLESKY_PARAMETERS, FACTOR_PARAMETERS, MEMORY, Descent
 from torch_logreg._objective import LinearObjective
-from torch_logreg._problems import Method, is_small, linear_objective
+from torch_logreg._problems import Method, is_small, linear_objective, regular_C
 from torch_logreg._progress import Progress, start
 from torch_logreg._rows import ArrayRows
 from torch_logreg._solver import Iteration, Solution, Solver
@@ -92,6 +92,7 @@ class PathSolver:
 
     def solve(self, Cs: np.ndarray) -> Path:
         """`Cs` in rising order: each chunk of them starts from the end of the one before."""
+        Cs = regular_C(Cs, self.data, self.exact)
         n_folds, d = len(self.counts), self.data.X.shape[1]
         shape = (n_folds + 1, len(Cs))
         path = Path(

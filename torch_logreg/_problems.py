@@ -47,6 +47,14 @@ class Problem(NamedTuple):
     final: Callable[[Tensor], Tensor]  # of the solution: the one to keep among equals
     doubt: Callable[[Tensor], str | None]  # of the solution: why it cannot be trusted, as in `REASONS`
 
+    def judged(self, w: Tensor, reason: str) -> str:
+        """Why the solver stopped at `w`, or why that is not to be trusted.
+
+        Of an unfinished fit it is only worth saying that more iterations would not help either.
+        """
+        doubt = self.doubt(w) if reason in ("converged", "max_iter") else None
+        return doubt if doubt is not None and (reason == "converged" or doubt == "rounding") else reason
+
 
 def work_of(data: TrainingData) -> int:
     """Multiplications for a Fisher matrix of the linear model."""
@@ -78,7 +86,7 @@ def linear_problem(
     codes = loss.encode(to_tensor(data.codes, device, torch.int64), dtype)
     rows = make_rows(data, codes, device, dtype, n_outputs, check)
     exact = dtype if method == "sgd" or not supports_float64(device) else torch.float64
-    inverse_strength = torch.tensor([C], dtype=exact, device=device)
+    inverse_strength = torch.tensor(regular_C(np.array([C]), data, exact), dtype=exact, device=device)
     objective: LinearObjective | DesignObjective
     coordinates: Coordinates | RowSpace
     if method in ("full", "growing") and has_short_rows(rows):
@@ -123,6 +131,12 @@ def linear_problem(
         coordinates.canonical,
         doubt,
     )
+
+
+def regular_C(C: np.ndarray, data: TrainingData, dtype: torch.dtype) -> np.ndarray:
+    """Values of C whose strength of the penalty is finite: with any below, all coefficients are 0 too."""
+    least = np.min(data.weights, where=data.weights > 0, initial=1.0)
+    return np.maximum(C, 4 * torch.finfo(dtype).tiny / least)
 
 
 def linear_objective(
