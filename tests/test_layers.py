@@ -38,6 +38,7 @@ LEVELS = {
     "_modules": 2,
     "_objective": 2,
     "_row_space": 2,
+    "_sparse_row_space": 2,
     "_conditioning": 3,
     "_growing": 3,
     "_module_objective": 3,

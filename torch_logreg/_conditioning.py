@@ -12,6 +12,7 @@ from torch_logreg._losses import Loss
 from torch_logreg._row_space import RowSpace
 from torch_logreg._rows import HeldRows, holds_below, matmul
 from torch_logreg._solver import Rows
+from torch_logreg._sparse_row_space import SparseRowSpace
 
 # Of a raw prediction, by rounding of the coefficients: about 1e-3 of a probability.
 ROUNDING = 5e-4
@@ -25,7 +26,7 @@ NOISE = 16.0  # times the rounding of the columns: what is no more says nothing
 
 def find_doubt(
     rows: Rows,
-    coordinates: Coordinates | RowSpace,
+    coordinates: Coordinates | RowSpace | SparseRowSpace,
     loss: Loss,
     w: Tensor,
     value: Callable[[], float],
@@ -47,7 +48,7 @@ def find_doubt(
         unseen = ~coordinates.varies
         if any(holds_below(block.X, unseen, SQUARE_ROOT_OF_TINY) for block in rows.blocks()):
             return "underflow"
-    if isinstance(coordinates, RowSpace):  # X varies along all that is left
+    if not isinstance(coordinates, Coordinates):  # of the rows' space: X varies along all that is left
         return None
     directions = coordinates.directions
     if directions is not None and _left_to_gain(rows, coordinates, directions.T, loss, w) > LEFT * value():

@@ -138,7 +138,7 @@ class NewtonCG:
         if self._gathering and looks_are_free(near.device):
             active = objective.active(state.w, NEARLY_ALL if bool(near.any()) else MOST)
         curvature = (active or objective).curvature(state.w)
-        if self._last_steps > MANY_STEPS or self._hard:
+        if (self._last_steps > MANY_STEPS or self._hard) and not objective.has_metric:
             self._learn(objective, curvature, state.w)
         accuracy = torch.where(near, *self._accuracies).to(state.w.dtype)
         direction, reached, self._last_steps = conjugate_gradient(
@@ -160,7 +160,7 @@ class NewtonCG:
         if self._spikes is not None:
             return self._spikes(residual)
         known = len(self._inverse_diagonal) > 0
-        return residual * self._inverse_diagonal if known else residual.clone()
+        return residual * self._inverse_diagonal if known else self._objective.natural(residual)
 
     def may_leave(self, done: np.ndarray) -> np.ndarray:
         """Which of the problems that are done need not stay in the batch."""

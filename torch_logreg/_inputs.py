@@ -206,7 +206,7 @@ def _check_tensor(estimator: BaseEstimator, X: Tensor, reset: bool, defer_finite
 
 
 def _canonical(X: Features) -> Features:
-    """Floats; CSR as `csr_array` without duplicate entries and with indices in range."""
+    """Floats; CSR as `csr_array` with indices in range, which may hold an entry in several parts."""
     if isinstance(X, Tensor):
         kept = (torch.float32, torch.float64, *HALF)
         return X if X.dtype in kept else X.to(float_dtype(X, X.device))
@@ -214,9 +214,6 @@ def _canonical(X: Features) -> Features:
         return X
     X = scipy.sparse.csr_array(X)
     X.check_format(full_check=True)
-    if not X.has_canonical_format:
-        X = X.copy()
-        X.sum_duplicates()
     return X
 
 

@@ -23,11 +23,15 @@ from torch_logreg._objective import LinearObjective
 from torch_logreg._row_space import RowSpace, has_short_rows, inner_products, spanned
 from torch_logreg._rows import ArrayRows, dense_rows, matmul, sparse_matrix
 from torch_logreg._solver import Matrix, Objective
+from torch_logreg._sparse_row_space import SparseRowObjective, SparseRowSpace, sparse_row_space
 
 Coefficients = tuple[np.ndarray, np.ndarray]  # (K, d), (K,)
 
 # Up to so many numbers in X, and rows where there are several outputs, its scaled columns are held.
 DESIGN_NUMBERS, SOFTMAX_DESIGN_ROWS = 2**20, 5_000
+
+Settings: TypeAlias = tuple[ArrayRows, Loss, Tensor, int, bool]  # as `linear_objective` takes them
+Space: TypeAlias = Coordinates | RowSpace | SparseRowSpace
 
 # What a solver will do with a linear objective: minibatches of the columns as they are, or of scaled ones,
 # or passes over all rows, with or without batches that grow towards these.
@@ -87,13 +91,8 @@ def linear_problem(
     rows = make_rows(data, codes, device, dtype, n_outputs, check)
     exact = dtype if method == "sgd" or not supports_float64(device) else torch.float64
     inverse_strength = torch.tensor(regular_C(np.array([C]), data, exact), dtype=exact, device=device)
-    objective: LinearObjective | DesignObjective
-    coordinates: Coordinates | RowSpace
-    if method in ("full", "growing") and has_short_rows(rows):
-        objective, coordinates = in_row_space(rows, loss, inverse_strength, n_outputs, fit_intercept)
-    else:
-        objective = linear_objective(rows, loss, inverse_strength, n_outputs, fit_intercept, method, seed)
-        coordinates = objective.coordinates
+    settings = (rows, loss, inverse_strength, n_outputs, fit_intercept)
+    objective, coordinates = _in_a_space(settings, method, earlier is None, seed)
     start = torch.zeros((1, objective.n_parameters), dtype=exact, device=device)
     if earlier is not None:
         coef, intercept = (to_tensor(array[None], device, exact) for array in earlier)
@@ -113,7 +112,7 @@ def linear_problem(
 
     def doubt(w: Tensor) -> str | None:
         kept = coordinates.canonical(w)
-        centred = isinstance(objective, DesignObjective)
+        centred = not isinstance(objective, LinearObjective)
 
         def value() -> float:
             return float(objective.value(kept)[0])
@@ -131,6 +130,19 @@ def linear_problem(
         coordinates.canonical,
         doubt,
     )
+
+
+def _in_a_space(
+    settings: Settings, method: Method, from_nothing: bool, seed: Callable[[], int]
+) -> tuple[LinearObjective | DesignObjective | SparseRowObjective, Space]:
+    """F of one problem, of the columns or in the space of the rows, and the way back to raw coefficients."""
+    rows = settings[0]
+    if method in ("full", "growing") and has_short_rows(rows):
+        return in_row_space(*settings)
+    if method == "growing" and from_nothing and (found := sparse_row_space(*settings)) is not None:
+        return found
+    objective = linear_objective(*settings, method, seed)
+    return objective, objective.coordinates
 
 
 def regular_C(C: np.ndarray, data: TrainingData, dtype: torch.dtype) -> np.ndarray:

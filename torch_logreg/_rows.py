@@ -213,7 +213,7 @@ class ArrayRows(Rows):
     ) -> None:
         self.n_rows, self.n_features = X.shape
         self.dtype, self.device = weights.dtype, weights.device
-        self._X, self._target, self.weights, self._check = X, target, weights, check
+        self._X, self.target, self.weights, self._check = X, target, weights, check
         self.is_dense = isinstance(X, Tensor)
         # To find out how many rows to gather, the host would wait for a device; CSR would be transposed anew.
         self.gathers = self.is_dense and self.device.type == "cpu"
@@ -222,15 +222,28 @@ class ArrayRows(Rows):
             step = min(step, max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, CACHE_NUMBERS // n_outputs)))
         if isinstance(X, Tensor) and X.dtype in HALF:
             step = min(step, upcast_rows(X))
-        self._blocks = list(self._cut(step))
+        self._step = step
+
+    @property
+    def sparse(self) -> scipy.sparse.csr_array | None:
+        """X if it is sparse; it may hold an entry in several parts."""
+        return None if isinstance(self._X, Tensor) else self._X
+
+    @functools.cached_property
+    def _csr(self) -> scipy.sparse.csr_array:
+        return _sparse.without_duplicates(self._X)
+
+    @functools.cached_property
+    def _blocks(self) -> list[Block]:
+        return list(self._cut(self._step))
 
     def _cut(self, step: int) -> Iterator[Block]:
         if isinstance(self._X, Tensor):
-            yield from _pieces(self._X, self._target, self.weights, step)
+            yield from _pieces(self._X, self.target, self.weights, step)
             return
-        slices = _sparse.row_slices(self._X, step)
-        for rows, X in zip(slices, sparse_matrices(self._X, slices, self.device), strict=True):
-            yield Block(X, self._target[rows], self.weights[:, rows])
+        slices = _sparse.row_slices(self._csr, step)
+        for rows, X in zip(slices, sparse_matrices(self._csr, slices, self.device), strict=True):
+            yield Block(X, self.target[rows], self.weights[:, rows])
 
     def blocks(self) -> Iterator[Block]:
         blocks: Iterable[Block] = self._blocks
@@ -252,7 +265,7 @@ class ArrayRows(Rows):
             if isinstance(self._X, Tensor):
                 here = rows.to(self.device)
                 # index_select: indexing by a tensor takes four times as long on the CPU.
-                X, target = _upcast(_select(self._X, here)), self._target.index_select(0, here)
+                X, target = _upcast(_select(self._X, here)), self.target.index_select(0, here)
                 blocks = _pieces(X, target, self.weights.index_select(1, here), batch_size)
             else:
                 blocks = (self._block(part) for part in rows.split(batch_size))
@@ -271,7 +284,7 @@ class ArrayRows(Rows):
         # Half of the measure goes to the rows by weight, half to the groups in equal parts: each group is
         # there, however rare, and a row of great weight is drawn for certain (Poisson sampling).
         weights = self.weights.mean(dim=0)
-        group = groups(self._target)
+        group = groups(self.target)
         totals = torch.bincount(group, weights)
         n_groups = (totals > 0).sum()
         share = 1 / totals.sum() + 1 / (n_groups * totals)
@@ -288,7 +301,7 @@ class ArrayRows(Rows):
 
     def subset(self, drawn: Tensor) -> ArrayRows:
         weights = self.weights[:, drawn]
-        return ArrayRows(_select(self._X, drawn), self._target[drawn], weights, len(weights))
+        return ArrayRows(_select(self._X, drawn), self.target[drawn], weights, len(weights))
 
     def check_finite(self, found: Tensor) -> None:
         if bool(torch.isfinite(found).all()):
@@ -305,8 +318,10 @@ class ArrayRows(Rows):
         if isinstance(self._X, Tensor):
             X: Matrix = self._X[here] if isinstance(here, slice) else _upcast(_select(self._X, here))
         else:  # scipy takes no tensor for an index
-            X = sparse_matrix(self._X[rows.cpu().numpy() if isinstance(rows, Tensor) else rows], self.device)
-        return Block(X, self._target[here], self.weights[:, here])
+            X = sparse_matrix(
+                self._csr[rows.cpu().numpy() if isinstance(rows, Tensor) else rows], self.device
+            )
+        return Block(X, self.target[here], self.weights[:, here])
 
     def total(self, partial: Tensor) -> Tensor:
         return partial

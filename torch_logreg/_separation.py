@@ -12,6 +12,7 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from torch_logreg._inputs import TrainingData
+from torch_logreg._sparse import without_duplicates
 
 CHUNK_NUMBERS = 2**20  # of X at a time, in float64
 PROGRAM_NUMBERS = 2**21  # in the matrix of a linear program: more take many seconds
@@ -62,6 +63,8 @@ def separation_of(
 ) -> Separation | None:
     """`separation` of what a fit with C=inf made of `data`; its attributes `fitted` then say so too."""
     X, codes, weights = data.X, data.codes, data.weights
+    if scipy.sparse.issparse(X):
+        X = without_duplicates(X)
     kept = weights > 0
     if not kept.all():
         X, codes, weights = X[kept], codes[kept], weights[kept]

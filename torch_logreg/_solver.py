@@ -149,6 +149,7 @@ class Objective(ABC):
     dtype: torch.dtype
     rows: Rows
     batches: Sequence[Batch] = ()
+    has_metric: bool = False  # whether `natural` is worth more than any preconditioner
 
     @property
     def eps(self) -> float:
@@ -182,6 +183,10 @@ class Objective(ABC):
     @abstractmethod
     def curvature(self, w: Tensor) -> Curvature:
         """The Fisher matrix at `w`."""
+
+    def natural(self, gradient: Tensor) -> Tensor:
+        """The direction that stands for a gradient, both (P, n_parameters), in the coordinates' metric."""
+        return gradient.clone()
 
     def stretch(self, w: Tensor, direction: Tensor) -> Tensor:
         """A first Newton direction (P, n_parameters), as far as it is best to go, if that is known."""

@@ -80,6 +80,19 @@ def sparse_matrix(X: scipy.sparse.csr_array, device: torch.device, transpose: bo
     return Sparse(csr, _csr_tensor(X.T.tocsr(), device) if transpose else csr, few)
 
 
+def sparse_pair(transpose: scipy.sparse.csr_array, device: torch.device) -> Sparse:
+    """The matrix of which this is the transpose."""
+    return Sparse(_csr_tensor(transpose.T.tocsr(), device), _csr_tensor(transpose, device))
+
+
+def without_duplicates(X: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    """X, or a copy of it, with each entry in one part and those of a row in order."""
+    if not X.has_canonical_format:
+        X = X.copy()
+        X.sum_duplicates()
+    return X
+
+
 def _writeable(X: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
     """X, of which a read-only array (a memory map of joblib's) is copied: torch warns of these."""
     arrays = (X.data, X.indices, X.indptr)
