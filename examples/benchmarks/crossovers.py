@@ -17,18 +17,31 @@ from unittest.mock import patch
 
 import harness
 import numpy as np
+from sparse import text_like
 
 from torch_logreg import TorchLogisticClassifier
 
 # Rows and columns, two classes: a factorisation against products alone.
 FACTORISED = ((20_000, 100), (20_000, 300), (20_000, 600), (20_000, 1000), (20_000, 1500), (5_000, 1000))
 # Rows and columns, two classes: the space of the rows against the columns.
+# Rows, columns and stored numbers a row of text: the same.
+TEXTS = (
+    (1_100, 2_500, 50),
+    (2_000, 4_000, 100),
+    (2_000, 20_000, 100),
+    (4_000, 130_000, 115),
+    (9_000, 18_000, 100),
+    (9_000, 180_000, 100),
+)
 SPACES = ((100, 2_000), (300, 2_000), (300, 10_000), (600, 10_000), (1_000, 4_000), (1_000, 20_000))
 
 
 @contextmanager
 def columns_only() -> Iterator[None]:
-    with patch("torch_logreg._row_space.MOST_ROWS", 0):
+    with (
+        patch("torch_logreg._row_space.MOST_ROWS", 0),
+        patch("torch_logreg._sparse_row_space.LEAST_ROWS", np.inf),
+    ):
         yield
 
 
@@ -49,18 +62,23 @@ def factorised(scale: float, repeats: int) -> str:
     return harness.table(["shape", "newton-cholesky, ms", "newton-cg, ms", "natural-sgd, ms"], lines)
 
 
+def both_spaces(X: Any, y: np.ndarray, repeats: int) -> list[str]:
+    def elsewhere() -> float:
+        with columns_only():
+            return seconds(TorchLogisticClassifier, X, y)
+
+    calls = {"default": partial(seconds, TorchLogisticClassifier, X, y), "columns": elsewhere}
+    return [f"{1e3 * median(runs):.1f}" for runs in harness.in_turn(calls, repeats).values()]
+
+
 def spaces(scale: float, repeats: int) -> str:
     lines = []
     for n_rows, d in SPACES:
         X, y = harness.correlated(int(n_rows * scale), d, 2, np.float32)
-
-        def elsewhere(X: np.ndarray = X, y: np.ndarray = y) -> float:
-            with columns_only():
-                return seconds(TorchLogisticClassifier, X, y)
-
-        calls = {"default": partial(seconds, TorchLogisticClassifier, X, y), "columns": elsewhere}
-        times = [median(runs) for runs in harness.in_turn(calls, repeats).values()]
-        lines.append([f"{len(X):,} x {d:,}", *(f"{1e3 * each:.1f}" for each in times)])
+        lines.append([f"{len(X):,} x {d:,}", *both_spaces(X, y, repeats)])
+    for n_rows, d, stored in TEXTS:
+        X, y = text_like(int(n_rows * scale), "float64", d, stored)
+        lines.append([f"{X.shape[0]:,} x {d:,}, {stored} numbers a row", *both_spaces(X, y, repeats)])
     return harness.table(["shape", "the default, ms", "in the space of the columns, ms"], lines)
 
 
