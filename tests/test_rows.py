@@ -15,6 +15,7 @@ from torch_logreg import TorchLogisticClassifier, _rows, _sparse
 from torch_logreg._losses import LOSSES
 from torch_logreg._rows import (
     FEW_OUTPUTS,
+    MIN_PART_ROWS,
     SUB_ROWS,
     ArrayRows,
     SampledRows,
@@ -563,3 +564,22 @@ def test_products_in_parts_take_coefficients_of_any_strides(n_outputs):
     strided = np.lib.stride_tricks.as_strided(wide, (n_outputs, 7), (0 if n_outputs == 1 else 112, 8))
     product = matmul(torch.from_numpy(X), torch.from_numpy(strided.copy() if n_outputs > 1 else strided))
     np.testing.assert_allclose(product.numpy(), strided @ X.T, rtol=0, atol=1e-13)
+
+
+@dtypes
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("n", [2 * MIN_PART_ROWS, 2 * MIN_PART_ROWS + 1, 5 * MIN_PART_ROWS + 3])
+@pytest.mark.parametrize("n_threads", [2, 3, 5])
+def test_products_of_many_outputs_in_parts_are_the_products(n_threads, n, order, dtype, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    X, residual, coef = _data(dtype, n=n, Q=FEW_OUTPUTS + 1)
+    calls = []
+    monkeypatch.setattr(torch, "bmm", lambda *given, bmm=torch.bmm: calls.append(1) or bmm(*given))
+    given = torch.from_numpy(np.asarray(X, order=order))
+    tolerance = {
+        "rtol": 1e-5 if dtype == np.float32 else 1e-12,
+        "atol": 1e-4 if dtype == np.float32 else 1e-12,
+    }
+    np.testing.assert_allclose(matmul(given, torch.from_numpy(coef)), coef @ X.T, **tolerance)
+    np.testing.assert_allclose(rmatmul(given, torch.from_numpy(residual)), residual @ X, **tolerance)
+    assert len(calls) == 2 * (n >= n_threads * MIN_PART_ROWS)

@@ -22,7 +22,7 @@ from torch_logreg._sparse import sparse_matrices, sparse_matrix
 BLOCK_NUMBERS = 2**20  # numbers in the (Q, n_rows) arrays of one block
 # Of dense rows on the CPU: a block's rows are still in the cache when the second product reads them.
 CACHE_NUMBERS, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 2**17, 2**10, 2**14
-SUB_ROWS, FEW_OUTPUTS = 2**10, 4  # see `_whole_parts`
+SUB_ROWS, FEW_OUTPUTS, MIN_PART_ROWS = 2**10, 4, 2**8  # see `_whole_parts` and `_thread_parts`
 CHUNK_NUMBERS = 2**21  # of rows gathered or centred at a time
 HALF = (torch.float16, torch.bfloat16)
 # Of rows of 16 bits upcast at a time: a cache holds them for both products, or an accelerator is kept busy.
@@ -36,6 +36,14 @@ def matmul(X: Matrix, coef: Tensor) -> Tensor:
         return _sparse.matmul(X, coef)
     if X.dtype in HALF:
         return torch.cat([matmul(X[part].to(coef.dtype), coef) for part in _upcast_parts(X)], dim=1)
+    if n_parts := _thread_parts(X, len(coef)):
+        whole = len(X) - len(X) % n_parts
+        product = torch.empty((len(coef), len(X)), dtype=coef.dtype, device=coef.device)
+        of_parts = torch.bmm(coef.expand(n_parts, -1, -1), X[:whole].unflatten(0, (n_parts, -1)).mT)
+        product[:, :whole].unflatten(1, (n_parts, -1)).copy_(of_parts.transpose(0, 1))
+        if whole < len(X):
+            product[:, whole:] = coef @ X[whole:].T
+        return product
     whole = _whole_parts(X, len(coef))
     if not whole:
         return coef @ X.T
@@ -61,11 +69,14 @@ def rmatmul(X: Matrix, residual: Tensor) -> Tensor:
             rmatmul(X[part].to(residual.dtype), residual[:, part].contiguous()) for part in _upcast_parts(X)
         )
         return functools.reduce(Tensor.add_, products)
-    whole = _whole_parts(X, len(residual))
+    if n_parts := _thread_parts(X, len(residual)):
+        whole, n_rows = len(X) - len(X) % n_parts, len(X) // n_parts
+    else:
+        whole, n_rows = _whole_parts(X, len(residual)), SUB_ROWS
     if not whole:
         return residual @ X
-    parts = X[:whole].unflatten(0, (-1, SUB_ROWS))
-    product = torch.bmm(residual[:, :whole].unflatten(1, (-1, SUB_ROWS)).transpose(0, 1), parts).sum(dim=0)
+    parts = X[:whole].unflatten(0, (-1, n_rows))
+    product = torch.bmm(residual[:, :whole].unflatten(1, (-1, n_rows)).transpose(0, 1), parts).sum(dim=0)
     return product if whole == len(X) else product + residual[:, whole:] @ X[whole:]
 
 
@@ -104,6 +115,17 @@ def _whole_parts(X: Tensor, n_outputs: int) -> int:
     if n_outputs > FEW_OUTPUTS or X.shape[0] < 4 * SUB_ROWS or X.device.type != "cpu":
         return 0
     return X.shape[0] - X.shape[0] % SUB_ROWS
+
+
+def _thread_parts(X: Tensor, n_outputs: int) -> int:
+    """In how many parts rows are better multiplied, one for each thread; 0 for none.
+
+    A thread then reads and writes its own rows in both products, which stay in the cache of its core:
+    else cores hand rows to one another, the more so where they were just made of 16 bits.
+    """
+    n_threads = torch.get_num_threads()
+    many = n_outputs > FEW_OUTPUTS and X.shape[0] >= n_threads * MIN_PART_ROWS
+    return n_threads if n_threads > 1 and many and X.device.type == "cpu" else 0
 
 
 def rmatmul_deviation(X: Matrix, residual: Tensor, center: Tensor, *powers: int) -> list[Tensor]:
