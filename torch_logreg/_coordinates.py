@@ -166,8 +166,8 @@ class Coordinates:
     def null_space(self, gram: Gram) -> Tensor:
         """Raw directions (d, r) along which no row has a component, orthonormal but for ``1 / spread``."""
         varies = self.varies
-        matrix = torch.where(varies[:, None] & varies, gram.matrix(), 0.0)
-        matrix = matrix + torch.diag(torch.where(varies, 0.0, matrix.diagonal().max()))
+        matrix = gram.matrix().masked_fill_(~(varies[:, None] & varies), 0.0)
+        matrix.diagonal().add_(torch.where(varies, 0.0, matrix.diagonal().max()))
         values, vectors = torch.linalg.eigh(matrix)
         eps = torch.finfo(values.dtype).eps
         zero = values <= 16 * len(values) * eps * values[-1]
@@ -344,7 +344,7 @@ def gram(rows: Rows, coordinates: Coordinates) -> Gram:
     def matrix() -> Tensor:
         total = sum_of(lambda block, weights: sandwich(block.X, weights, center, spread, intercept)[0])
         if intercept:  # what is left of the columns once their mean is exactly taken out
-            total = total[:-1, :-1] - torch.outer(total[:-1, -1], total[-1, :-1]) / total[-1, -1]
+            return total[:-1, :-1].addr_(total[:-1, -1], total[-1, :-1] / -total[-1, -1])
         return total
 
     def times(directions: Tensor) -> Tensor:

@@ -38,8 +38,9 @@ def data(dtype: torch.dtype, n_rows: int) -> tuple[torch.Tensor, np.ndarray]:
 
 
 def child(dtype: str, n_rows: int) -> None:
-    few, labels = data(DTYPES[dtype], 200)
-    TorchLogisticClassifier().fit(few, labels)  # loads libraries
+    few, labels = data(DTYPES[dtype], 40_000)  # with all buffers of the library that makes the numbers
+    TorchLogisticClassifier().fit(few[:200], labels[:200])  # loads libraries
+    del few, labels
     before = memory.held()
     X, y = data(DTYPES[dtype], n_rows)
     memory.held()
