@@ -67,8 +67,9 @@ def test_the_estimator_that_chooses_C_passes_them_too():
     assert [(r["check_name"], r["status"], r["exception"]) for r in results if r["status"] != "passed"] == []
 
 
+@pytest.mark.slow
 @NOT_CONVERGED
-@pytest.mark.parametrize("learning_rate", [pytest.param("auto", marks=pytest.mark.slow), 0.1])
+@pytest.mark.parametrize("learning_rate", ["auto", 0.1])
 def test_minibatches_fail_exactly_the_checks_that_repeat_rows_for_weights(learning_rate):
     estimator = TorchLogisticClassifier(solver="sgd", learning_rate=learning_rate, batch_size=8)
     results = check_estimator(estimator, on_skip=None, on_fail=None)

@@ -252,6 +252,7 @@ print((resident() - before) / 2**20)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_thousand_fits_leave_less_than_two_megabytes():
     run = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True)

@@ -33,9 +33,8 @@ def accuracy(model, X, y):
         ).mean()
 
 
-@pytest.mark.parametrize(
-    "name", ["moons", *(pytest.param(name, marks=pytest.mark.slow) for name in ("digits", "wa_churn"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["moons", "digits", "wa_churn"])
 def test_an_mlp_with_default_settings_is_as_accurate_as_that_of_scikit_learn(name):
     if name == "moons":
         X, y = make_moons(1000, noise=0.25, random_state=0)

@@ -55,7 +55,7 @@ def fit_of(clf: TorchLogisticClassifier, X: np.ndarray, codes: np.ndarray) -> To
 @pytest.mark.parametrize(("n_classes", "value"), [(2, 1e5), (2, 1e6), (3, 1e6), (3, 1e7)])
 def test_a_row_far_from_all_others_does_not_end_a_fit_early(solver, container, dtype, n_classes, value):
     # Its loss vanishes before the other rows are seen: objectives were up to 14 % above the least.
-    for seed in range(6):
+    for seed in range(3):
         X, codes = with_an_outlier(seed, 30, n_classes, value, dtype)
         clf = fit_of(TorchLogisticClassifier(solver=solver), container(X), codes)
         # Sums over sparse rows are made in their own dtype: these two may end in a warning, and far away.

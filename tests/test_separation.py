@@ -58,6 +58,7 @@ def test_a_fit_is_said_to_be_separated_if_and_only_if_it_is(seed, fit_intercept)
         assert value <= best.objective * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_a_combination_of_columns_is_found_on_data_too_large_for_the_program(monkeypatch):
     monkeypatch.setattr(_separation, "PROGRAM_NUMBERS", 0)
     monkeypatch.setattr(_separation, "SMALL_NUMBERS", 0)
