@@ -149,7 +149,7 @@ class SparseRowObjective(Objective):
 
     def _gradient(self, r: Tensor, a: Tensor) -> Tensor:
         """``[0, q, sum(r)]``."""
-        q = torch.add(r, a, alpha=float(self.strength)).mul_(self._unit)
+        q = torch.addcmul(r, a, self.strength).mul_(self._unit)
         return self.join(torch.zeros_like(a), q, r.sum(dim=1) * self.fit_intercept)
 
     def value(self, w: Tensor) -> Tensor:
