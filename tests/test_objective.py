@@ -9,6 +9,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from torch_logreg._design import small_design
 from torch_logreg._losses import LOSSES
 from torch_logreg._objective import LinearObjective
 from torch_logreg._rows import ArrayRows
@@ -388,3 +389,23 @@ def test_fisher_products_are_the_same_whether_or_not_they_are_kept(loss, monkeyp
     kept.product(v)
     monkeypatch.setattr("torch_logreg._objective.CACHE_NUMBERS", 0)
     assert torch.equal(kept.product(v), objective.curvature(w).product(v))
+
+
+@pytest.mark.parametrize("loss", ["binary", "softmax"])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_the_reach_of_a_step_is_the_most_that_it_moves_a_raw_prediction(loss, fit_intercept):
+    rng = np.random.default_rng(0)
+    X, target = torch.from_numpy(3 + rng.normal(size=(40, 3))), torch.from_numpy(rng.integers(2, size=40))
+    X[7], weights = 1e6, torch.ones(1, 40, dtype=torch.float64)
+    weights[0, 7] = 0.0  # a row without weight may move as far as it likes
+    C, n_outputs = torch.tensor([1.0, 10.0], dtype=torch.float64), LOSSES[loss].n_outputs(2)
+    rows = ArrayRows(X, LOSSES[loss].encode(target, X.dtype), weights, 2 * n_outputs)
+    settings = (LOSSES[loss], C, n_outputs, fit_intercept)
+    whole = LinearObjective(rows, *settings)
+    small = small_design(rows, C, LOSSES[loss], n_outputs, fit_intercept)
+    for objective in (whole, small):
+        direction = torch.from_numpy(rng.normal(size=(2, objective.n_parameters)))
+        coef, intercept = objective.coordinates.to_raw(direction)
+        z = torch.einsum("nd,pkd->pkn", X, coef) + intercept[..., None]
+        moved = torch.cat([z[..., :7], z[..., 8:]], dim=2).abs().amax(dim=(1, 2))
+        torch.testing.assert_close(objective.reach(direction), moved, rtol=1e-10, atol=0)

@@ -8,15 +8,10 @@ import numpy as np
 import oracle
 import pytest
 import scipy.sparse
-import torch
 from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
 
 from torch_logreg import TorchLogisticClassifier
-from torch_logreg._design import small_design
-from torch_logreg._losses import LOSSES
-from torch_logreg._objective import LinearObjective
-from torch_logreg._rows import ArrayRows
 
 SOLVERS = ["natural-sgd", "newton-cholesky", "newton-cg", "lbfgs"]
 
@@ -90,26 +85,6 @@ def test_a_start_behind_the_plateau_is_not_taken_for_the_optimum():
         clf.fit(X, codes)
     fit_of(clf.set_params(max_iter=100, warm_start=True), X, codes)
     assert above(clf, X, codes) < 1e-6
-
-
-@pytest.mark.parametrize("loss", ["binary", "softmax"])
-@pytest.mark.parametrize("fit_intercept", [True, False])
-def test_the_reach_of_a_step_is_the_most_that_it_moves_a_raw_prediction(loss, fit_intercept):
-    rng = np.random.default_rng(0)
-    X, target = torch.from_numpy(3 + rng.normal(size=(40, 3))), torch.from_numpy(rng.integers(2, size=40))
-    X[7], weights = 1e6, torch.ones(1, 40, dtype=torch.float64)
-    weights[0, 7] = 0.0  # a row without weight may move as far as it likes
-    C, n_outputs = torch.tensor([1.0, 10.0], dtype=torch.float64), LOSSES[loss].n_outputs(2)
-    rows = ArrayRows(X, LOSSES[loss].encode(target, X.dtype), weights, 2 * n_outputs)
-    settings = (LOSSES[loss], C, n_outputs, fit_intercept)
-    whole = LinearObjective(rows, *settings)
-    small = small_design(rows, C, LOSSES[loss], n_outputs, fit_intercept)
-    for objective in (whole, small):
-        direction = torch.from_numpy(rng.normal(size=(2, objective.n_parameters)))
-        coef, intercept = objective.coordinates.to_raw(direction)
-        z = torch.einsum("nd,pkd->pkn", X, coef) + intercept[..., None]
-        moved = torch.cat([z[..., :7], z[..., 8:]], dim=2).abs().amax(dim=(1, 2))
-        torch.testing.assert_close(objective.reach(direction), moved, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
