@@ -18,9 +18,10 @@ FOUND = {
     20002598: "a sum of columns of large units: the preconditioner had more curvature than the penalty",
     20006654: "a sum of columns far from 0: the judge took its rounding for a column",
     20008025: "nearly separable: more than 100 steps",
+    40017316: "separable in part: the linear program's first method ended in numerical difficulties",
 }
 
 
 @pytest.mark.parametrize("seed", FOUND)
 def test_a_problem_that_went_wrong_goes_right(seed):
-    assert soak.judge(soak.draw(seed)).split(":")[0] in ("the optimum", "rounding")
+    assert soak.judge(soak.draw(seed)).split(":")[0] in ("the optimum", "rounding", "separation")

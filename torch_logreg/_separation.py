@@ -22,6 +22,7 @@ LIMITS = 2**24  # smallest and largest values, of each class and column
 UNDERRATED = 1e4  # by so much at most the decrement of the last step says too little of what is left
 NULL = 1e-13  # of the largest eigenvalue
 NAMED = 5  # columns in a warning
+DIFFICULT = 4  # what `linprog` says of a method that ended in numerical difficulties
 ZERO = 1e-6  # of the largest: what a linear program leaves of a margin that is 0
 
 
@@ -295,13 +296,16 @@ def _program(
     bound = scipy.sparse.eye_array(n)
     constraints = scipy.sparse.block_array([[few, -bound], [-few, -bound], [-margins, None]], format="csr")
     mean = np.concatenate([margins.mean(axis=0), np.zeros(n)])[None]
-    result = linprog(
-        np.concatenate([np.zeros(q), np.ones(n)]),
-        A_ub=constraints,
-        b_ub=np.concatenate([np.zeros(2 * n), np.full(len(margins), -float(perfect))]),
-        A_eq=None if perfect else mean,
-        b_eq=None if perfect else [1.0],
-        bounds=[(None, None)] * q + [(0, None)] * n,
-        method="highs",
-    )
+    for method in ("highs", "highs-ipm", "highs-ds"):
+        result = linprog(
+            np.concatenate([np.zeros(q), np.ones(n)]),
+            A_ub=constraints,
+            b_ub=np.concatenate([np.zeros(2 * n), np.full(len(margins), -float(perfect))]),
+            A_eq=None if perfect else mean,
+            b_eq=None if perfect else [1.0],
+            bounds=[(None, None)] * q + [(0, None)] * n,
+            method=method,
+        )
+        if result.status != DIFFICULT:
+            break
     return space @ result.x[:q] if result.status == 0 else None
