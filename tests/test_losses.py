@@ -295,3 +295,14 @@ def test_the_gradient_alone_is_the_gradient_with_the_value(loss, dtype):
     z, codes = _draw(loss, 5.0, P=2)
     z, target = z.to(dtype), loss.encode(codes, dtype)
     torch.testing.assert_close(loss.gradient(z, target), loss.value_and_gradient(z, target)[1])
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_the_value_alone_is_the_value_with_the_gradient(loss):
+    z = torch.randn(2, loss.n_outputs(3), 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    codes = torch.arange(50) % (2 if loss.n_outputs(3) == 1 else 3)
+    target, given = loss.encode(codes, z.dtype), z.clone()
+    value = loss.value(z, target)
+    assert value.shape == (2, 50)
+    torch.testing.assert_close(value, loss.value_and_gradient(z, target)[0], rtol=1e-15, atol=0)
+    torch.testing.assert_close(z, given, rtol=0, atol=0)  # neither overwrites it
