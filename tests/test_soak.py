@@ -19,6 +19,7 @@ FOUND = {
     20006654: "a sum of columns far from 0: the judge took its rounding for a column",
     20008025: "nearly separable: more than 100 steps",
     40017316: "separable in part: the linear program's first method ended in numerical difficulties",
+    50012256: "float32 CSR: the sums of the last step rose by rounding, and it was not taken",
 }
 
 

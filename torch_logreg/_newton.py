@@ -9,7 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._progress import ARMIJO, FLATTENED, MAX_DAMPING, MAX_HALVINGS, STILL, largest
+from torch_logreg._progress import (
+    ARMIJO,
+    FLATTENED,
+    MAX_DAMPING,
+    MAX_HALVINGS,
+    NOISE,
+    STILL,
+    TURNED,
+    largest,
+)
 from torch_logreg._solver import Callback, Iteration, Objective, Solution
 
 
@@ -77,16 +86,24 @@ class SmallNewton:
         """See `backtrack`: where it ended, the step, the decrement, and whether `info` is not 0."""
         slope = torch.linalg.vecdot(here.gradient, direction)
         highest, step, w = here.value + 4 * self._eps * abs(here.value), 1.0, here.w + direction
+        noise = here.value + NOISE * self._eps * abs(here.value)
         for _ in range(MAX_HALVINGS):
             F, gradient = self._objective.value_and_gradient(w)
             along, value, norm, failed = torch.cat([slope, F, largest(gradient), info]).cpu().tolist()
-            if along <= 0 and value <= highest + ARMIJO * step * along:
+            if along <= 0 and (
+                value <= highest + ARMIJO * step * along
+                or (value <= noise and self._has_turned(gradient, direction, along))
+            ):
                 return Point(w, gradient, value, norm), step, -along, failed != 0
             if not along <= 0:  # NaN too
                 break
             step /= 2
             w = here.w + step * direction
         return here, 0.0, -along, failed != 0
+
+    @staticmethod
+    def _has_turned(gradient: Tensor, direction: Tensor, along: float) -> bool:
+        return abs(float(torch.linalg.vecdot(gradient, direction))) <= TURNED * abs(along)
 
     def _reason(self, before: Point, step: float, decrement: float, failed: bool, tol: float) -> str:
         """See `Progress.record`."""

@@ -13,6 +13,9 @@ from torch_logreg._solver import Callback, Iteration, Objective, Solution
 
 ARMIJO = 1e-4
 MAX_HALVINGS = 30
+# Times eps, by which sums over the rows may rise by rounding alone where slopes say that they fall, and the
+# part of the slope that may be left, or have turned, for that.
+NOISE, TURNED = 64.0, 0.5
 MAX_DAMPING = 1.0  # of a Fisher matrix, in parts of its diagonal
 # Of the slope along a whole step, which Newton's leaves 0: what is left where a fit may end. More is no harm
 # if all raw predictions move by so little that the curvature is the same where the step ends.
@@ -75,10 +78,12 @@ def backtrack(
 
     All that the host learns of an iteration comes in one transfer with the outcome of a trial: `verdict`
     (P,) too, which may be a function of the gradient reached. A value that rises by rounding alone is
-    accepted; a problem whose direction does not descend stays where it is.
+    accepted, by more where slopes tell that it falls (Hager, Zhang 2005, SIAM Journal on Optimization 16(1),
+    the approximate Wolfe conditions); a problem whose direction does not descend stays where it is.
     """
     slope = torch.linalg.vecdot(state.gradient, direction)
     highest = state.objective + 4 * objective.eps * np.abs(state.objective)
+    noise = state.objective + NOISE * objective.eps * np.abs(state.objective)
     w, step = state.w + direction, np.ones(len(highest))
     for _ in range(MAX_HALVINGS):
         value, gradient = objective.value_and_gradient(w)
@@ -86,7 +91,8 @@ def backtrack(
         left = torch.linalg.vecdot(gradient, direction)
         report = _to_host([slope, value, largest(gradient), judged, left])
         descends = report[0] <= 0  # False for NaN too
-        enough = (report[1] <= highest + ARMIJO * step * report[0]) & descends
+        turned = (report[1] <= noise) & (np.abs(report[4]) <= TURNED * np.abs(report[0]))
+        enough = ((report[1] <= highest + ARMIJO * step * report[0]) | turned) & descends
         if all(enough == descends):  # for a few problems several times as fast as `.all()`
             break
         step = np.where(enough, step, step / 2)
