@@ -6,7 +6,7 @@ Each problem is drawn from its seed: rows, columns, classes, units and offsets, 
 format, weights, C, with or without an intercept. The fit must agree with `tests/oracle.py` in its objective
 and its probabilities, or warn of what it is: classes that can be separated (if and only if they can), or
 columns that the dtype cannot resolve. Where the oracle fails, or its coefficients cancel to fewer digits of
-its own predictions than are asked for, there is no judge. A disagreement is printed with the seed that makes
+its own predictions than are asked for, or its objective is above that of the fit, there is no judge. A disagreement is printed with the seed that makes
 it again (`--seed S --minutes 0`), and the exit status is 1.
 """
 
@@ -37,6 +37,7 @@ import oracle  # noqa: E402
 # nearly separated the objective is next to 0, and rounding of the coefficients is seen in it.
 OBJECTIVE = {("float64", 1e-4): 1e-5, ("float64", 1e-7): 1e-6, ("float32", 1e-4): 1e-3}
 TOLERANCE = {("float64", 1e-4): 1e-3, ("float64", 1e-7): 1e-6, ("float32", 1e-4): 1e-3}
+WORSE = 1e-11  # relative, of an objective that is above another by more than rounding
 FORMATS = {
     "C order": np.ascontiguousarray,
     "Fortran order": np.asfortranarray,
@@ -117,13 +118,17 @@ def judge(case: Case) -> str:
         told = ["rounding", "precision", "collinear", "separation"]
         if case.params["tol"] < 1e-4 or case.dtype == "float32":  # rounding may keep a fit from ending
             told.append("max_iter")
-        expected = model.stop_reason_ in told
-        return f"{'' if expected else 'wrong: '}{model.stop_reason_}"
+        if model.stop_reason_ not in told:
+            oracle.solve(plain, case.codes, K, *settings)  # raises if that cannot solve it either
+            return f"wrong: {model.stop_reason_}"
+        return model.stop_reason_
     key = (case.dtype, case.params["tol"])
     best = oracle.solve(plain, case.codes, K, *settings)
     if best.rounding > TOLERANCE[key] / 4:
         return "no judge: the oracle's coefficients cancel"
     value = oracle.objective(model.coef_, model.intercept_, plain, case.codes, *settings[:2])
+    if value < (1 - WORSE) * best.objective:
+        return "no judge: the oracle is above the fit"
     z = plain @ best.coef.T + best.intercept
     probabilities = softmax(z, axis=1) if K > 2 else expit(np.column_stack([-z, z]))
     used = slice(None) if case.weight is None else case.weight > 0  # others may lie anywhere
