@@ -6,8 +6,8 @@ Each problem is drawn from its seed: rows, columns, classes, units and offsets, 
 format, weights, C, with or without an intercept. The fit must agree with `tests/oracle.py` in its objective
 and its probabilities, or warn of what it is: classes that can be separated (if and only if they can), or
 columns that the dtype cannot resolve. Where the oracle fails, or its coefficients cancel to fewer digits of
-its own predictions than are asked for, or its objective is above that of the fit, there is no judge. A disagreement is printed with the seed that makes
-it again (`--seed S --minutes 0`), and the exit status is 1.
+its own predictions than are asked for, or its objective is above that of the fit, there is no judge. A
+disagreement is printed with the seed that makes it again (`--seed S --minutes 0`), and the exit status is 1.
 """
 
 from __future__ import annotations
