@@ -111,3 +111,17 @@ def test_columns_not_that_far_from_0_do_not(fit_intercept):
     best = oracle.solve(X.astype(float), codes, 2, 1e-2, fit_intercept=fit_intercept)
     p = expit(X.astype(float) @ best.coef[0] + best.intercept[0])
     np.testing.assert_allclose(clf.predict_proba(X)[:, 1], p, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"max_iter": 2}, {"max_iter": 2, "tol": None}])
+def test_an_unfinished_fit_says_so_whatever_rounding_would_do_to_it(settings):
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(2_000, 3)) + 3e4).astype(np.float32)
+    codes = (X[:, 0] - 3e4 + rng.normal(size=2_000) > 0).astype(int)
+    clf = TorchLogisticClassifier(**settings)
+    if "tol" in settings:
+        clf.fit(X, codes)
+    else:
+        with pytest.warns(ConvergenceWarning, match="max_iter=2; increase max_iter, or use float64 data"):
+            clf.fit(X, codes)
+    assert clf.stop_reason_ == "max_iter"

@@ -460,7 +460,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         if early is not None:
             w = problem.restore(early.best)
             reason = "early_stopping" if early.stopped else reason
-        reason = problem.judged(w, reason)
+        if reason == "converged":
+            reason = problem.doubt(w) or reason
         history = recorder.history()
         return classes | {
             **problem.attributes(problem.final(w)),
@@ -529,6 +530,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     def _warn_not_converged(self, separated: Separation | None) -> None:
         dtype = self.coef_.dtype if "coef_" in vars(self) else next(self._module.parameters()).dtype
         reason = REASONS[self.stop_reason_].format(max_iter=self.max_iter, dtype=dtype)
+        if self.stop_reason_ == "max_iter" and dtype == np.float32 and self.solver_ != "sgd":
+            reason += ", or use float64 data where that does not help"
         if separated is not None:
             reason = separated.describe(vars(self).get("feature_names_in_"))
         warnings.warn(

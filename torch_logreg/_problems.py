@@ -51,14 +51,6 @@ class Problem(NamedTuple):
     final: Callable[[Tensor], Tensor]  # of the solution: the one to keep among equals
     doubt: Callable[[Tensor], str | None]  # of the solution: why it cannot be trusted, as in `REASONS`
 
-    def judged(self, w: Tensor, reason: str) -> str:
-        """Why the solver stopped at `w`, or why that is not to be trusted.
-
-        Of an unfinished fit it is only worth saying that more iterations would not help either.
-        """
-        doubt = self.doubt(w) if reason in ("converged", "max_iter") else None
-        return doubt if doubt is not None and (reason == "converged" or doubt == "rounding") else reason
-
 
 def work_of(data: TrainingData) -> int:
     """Multiplications for a Fisher matrix of the linear model."""

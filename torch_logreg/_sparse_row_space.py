@@ -71,7 +71,6 @@ class SparseRowSpace:
     """What `Coordinates` are to a solver's caller, for a `SparseRowObjective`."""
 
     plain = False
-    directions = None
 
     def __init__(self, columns: Columns, products: InnerProducts, objective: SparseRowObjective) -> None:
         self._columns, self._products, self._objective = columns, products, objective
@@ -135,7 +134,7 @@ class SparseRowObjective(Objective):
         self._of_intercept = float(columns.squares.max())
 
     def split(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A (K, n), K a in units of `_unit`, and b (K,)."""
+        """The weights ``a`` (K, n), ``K a`` in units of `_unit`, and ``b`` (K,)."""
         n, w = self.rows.n_rows, w.view(self.n_outputs, -1)
         return w[:, :n], w[:, n:-1], w[:, -1]
 
