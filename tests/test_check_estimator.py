@@ -33,7 +33,8 @@ def name_of(estimator: TorchLogisticClassifier) -> str:
 
 def of_sgd(**settings: object):
     estimator = TorchLogisticClassifier(**settings)
-    return pytest.param(estimator, id=name_of(estimator), marks=NOT_CONVERGED)
+    marks = [NOT_CONVERGED, pytest.mark.slow] if "module" in settings else NOT_CONVERGED
+    return pytest.param(estimator, id=name_of(estimator), marks=marks)
 
 
 ESTIMATORS = [

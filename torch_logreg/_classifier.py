@@ -443,11 +443,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         problem = self._problem(data, seed, initial)
         classes = {"classes_": data.classes}
         factor = problem.weight_sum * (self.C if np.isfinite(self.C) else 1.0)
+        accuracy = self._accuracy(problem, data) if self.verbose else None
         recorder = Recorder(
-            int(self.verbose),
-            lambda w: {**classes, **problem.attributes(w)},
-            forward,
-            self._accuracy(problem, data) if self.verbose else None,
+            int(self.verbose), lambda w: {**classes, **problem.attributes(w)}, forward, accuracy
         )
         early = None if kept is None else EarlyStopping(problem, kept, self.n_iter_no_change)
 
