@@ -19,7 +19,7 @@ INTERCEPTS = pytest.mark.parametrize("fit_intercept", [True, False], ids=["inter
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
 
-def text(n_classes: int, n: int = 1_100, d: int = 4_600) -> tuple[scipy.sparse.csr_array, np.ndarray]:
+def text(n_classes: int, n: int = 1_100, d: int = 6_700) -> tuple[scipy.sparse.csr_array, np.ndarray]:
     """Rows of about 12 numbers in columns of which few are frequent, many of one row alone, some of none."""
     rng = np.random.default_rng(0)
     indptr = np.concatenate([[0], rng.poisson(12, size=n).clip(1).cumsum()])
@@ -89,7 +89,7 @@ def test_value_and_slope_are_those_of_the_coefficients_it_stands_for(n_classes, 
 @DTYPES
 @pytest.mark.parametrize("C", [1e-2, 1.0, 1e3])
 def test_the_optimum_is_reached(n_classes, fit_intercept, dtype, C):
-    X, y = text(n_classes, n=1_040, d=4_200)
+    X, y = text(n_classes, n=1_040, d=6_300)
     X = X.astype(dtype)
     model = TorchLogisticClassifier(C=C, fit_intercept=fit_intercept).fit(X, y)
     assert model.converged_ and model.coef_.dtype == dtype
@@ -157,7 +157,7 @@ def test_steps_and_line_searches_make_no_products(monkeypatch):
     "unfit",
     [
         lambda X: X[:1_000],
-        lambda X: X[:, :4_000],
+        lambda X: X[:, :6_000],
         lambda X: scipy.sparse.hstack([X, np.full((X.shape[0], 1), 7.0)]).tocsr(),
         lambda X: scipy.sparse.hstack([X, 1e5 * X[:, [9]]]).tocsr(),
     ],

@@ -20,7 +20,7 @@ from torch_logreg._rows import ArrayRows
 from torch_logreg._solver import Curvature, Objective
 from torch_logreg._sparse import FEW_STORED, matmul, rmatmul, sparse_pair
 
-LEAST_ROWS, COLUMNS_FOR_A_ROW = 1025, 4  # as examples/benchmarks/crossovers.py found
+LEAST_ROWS, COLUMNS_FOR_A_ROW = 1025, 6  # as examples/benchmarks/crossovers.py found
 MOST_SPREAD = 2.0**20  # of the curvatures of columns, above which scaled ones are the better coordinates
 FAR = 0.999  # of a mean square, of a column that is nearly the same in all rows
 
