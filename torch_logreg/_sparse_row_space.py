@@ -37,18 +37,19 @@ class InnerProducts:
     """K, by its products.
 
     A column of which one row alone has a number adds its square to that row's place on the diagonal: among
-    pairs of words these are most, and X is multiplied with without them.
+    pairs of words these are most, and X is multiplied with without them. In float64, also for float32 rows:
+    there are few numbers, and with K a carried along rounding errors would add up over all steps.
     """
 
     def __init__(self, columns: Columns, shares: np.ndarray, fit_intercept: bool, rows: ArrayRows) -> None:
         transpose, n = columns.transpose, rows.n_rows
         counts = np.diff(transpose.indptr)
         alone = np.repeat(counts == 1, counts)
-        squares = transpose.data[alone].astype(np.float64) ** 2
-        diagonal = np.bincount(transpose.indices[alone], weights=squares, minlength=n)
+        exact = transpose.data.astype(shares.dtype, copy=False)
+        diagonal = np.bincount(transpose.indices[alone], weights=exact[alone] ** 2, minlength=n)
         shared = counts > 1
         indptr = np.concatenate([[0], counts[shared].cumsum()]).astype(transpose.indptr.dtype)
-        arrays = (transpose.data[~alone], transpose.indices[~alone], indptr)
+        arrays = (exact[~alone], transpose.indices[~alone], indptr)
         among = scipy.sparse.csr_array(arrays, shape=(int(shared.sum()), n))
         self._X, self._rows = sparse_pair(among, rows.device), rows
         self._diagonal = torch.as_tensor(diagonal, device=rows.device)
@@ -62,8 +63,7 @@ class InnerProducts:
         """``v @ K``: (K, n) -> (K, n)."""
         v = self.centred(v)
         self._rows.rows_read += self._rows.n_rows
-        product = matmul(self._X, rmatmul(self._X, v.to(self._rows.dtype))).to(v.dtype)
-        product.addcmul_(v, self._diagonal)
+        product = matmul(self._X, rmatmul(self._X, v)).addcmul_(v, self._diagonal)
         return product if self._shares is None else product - (product @ self._shares)[:, None]
 
 
@@ -132,6 +132,10 @@ class SparseRowObjective(Objective):
         self._unit = 2 * rows.n_rows**0.5
         # The intercept's curvature, next to that of the columns.
         self._of_intercept = float(columns.squares.max())
+
+    @property
+    def eps(self) -> float:
+        return float(torch.finfo(self.dtype).eps)
 
     def split(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The weights ``a`` (K, n), ``K a`` in units of `_unit`, and ``b`` (K,)."""
