@@ -18,6 +18,8 @@ FOUND = {
     20002598: "a sum of columns of large units: the preconditioner had more curvature than the penalty",
     20006654: "a sum of columns far from 0: the judge took its rounding for a column",
     20008025: "nearly separable: more than 100 steps",
+    70000617: "separable in part: a likely class hid that another one's probability had vanished",
+    70011890: "one row in each of four classes: more than 100 steps, cut in half again and again",
     40017316: "separable in part: the linear program's first method ended in numerical difficulties",
     50012256: "float32 CSR: the sums of the last step rose by rounding, and it was not taken",
 }

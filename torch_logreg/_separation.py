@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 from scipy.optimize import linprog
+from scipy.special import softmax
 from torch import Tensor
 
 from torch_logreg._inputs import TrainingData
@@ -124,12 +125,14 @@ def _margins(fitted: Fitted, coef: np.ndarray, intercept: np.ndarray) -> Iterato
 
 
 def _losing(fitted: Fitted, decrease: float) -> tuple[np.ndarray, bool]:
-    """Which rows' margins to which classes may grow for ever, (n_classes, n); if all are above 0 already."""
+    """Which rows' margins to which classes may grow for ever, (n_classes, n); if all are above 0 already.
+
+    What such a margin has left to gain is the weighted probability of the other class, all but 0 in the end.
+    """
     losing, smallest = np.arange(fitted.n_classes)[:, None] != fitted.codes, np.inf
     for rows, margins in _margins(fitted, fitted.coef, fitted.intercept):
         smallest = min(smallest, margins[losing[:, rows]].min())
-        left = fitted.weights[rows] * np.exp(-np.clip(margins, 0, None))
-        losing[:, rows] &= left <= UNDERRATED * decrease
+        losing[:, rows] &= fitted.weights[rows] * softmax(-margins, axis=0) <= UNDERRATED * decrease
     return losing, bool(smallest > 0)
 
 
