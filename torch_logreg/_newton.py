@@ -74,7 +74,8 @@ class SmallNewton:
     def _start(self, w: Tensor) -> Point:
         point = self._at(w)
         if not (math.isfinite(point.value) and math.isfinite(point.norm)):
-            self._objective.rows.check_finite(torch.tensor([point.value, point.norm]))
+            found = torch.tensor([point.value, point.norm], dtype=w.dtype, device=w.device)
+            self._objective.rows.check_finite(found)
         return point
 
     def _at(self, w: Tensor) -> Point:
