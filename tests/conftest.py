@@ -51,3 +51,43 @@ def lazy_backend() -> None:
     import torch._lazy.ts_backend
 
     torch._lazy.ts_backend.init()
+
+
+WITHOUT_CSR = "TORCH_LOGREG_WITHOUT_CSR_PRODUCTS"  # set it to run any tests on such a torch
+
+
+@pytest.fixture
+def without_csr_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch as it is built without MKL: it has no products with CSR tensors, and here no such tensors."""
+    imitate_torch_without_csr(monkeypatch)
+
+
+@pytest.fixture(autouse=WITHOUT_CSR in os.environ, scope="session")
+def all_without_csr_products() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        imitate_torch_without_csr(patch)
+        yield
+
+
+def imitate_torch_without_csr(patch: pytest.MonkeyPatch) -> None:
+    def refusing(made, is_csr):
+        def call(*args, **kwargs):
+            if is_csr is None or any(is_csr(a) for a in args):
+                raise RuntimeError(
+                    "Calling a product of CSR tensors on a CPU requires torch to be built with MKL"
+                )
+            return made(*args, **kwargs)
+
+        return call
+
+    def is_csr(a) -> bool:
+        return isinstance(a, torch.Tensor) and a.layout in (torch.sparse_csr, torch.sparse_csc)
+
+    patch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    for name in ("sparse_csr_tensor", "sparse_csc_tensor", "sparse_compressed_tensor"):
+        patch.setattr(torch, name, refusing(getattr(torch, name), None))
+    for name in ("mv", "mm", "matmul", "addmv", "addmm"):
+        patch.setattr(torch, name, refusing(getattr(torch, name), is_csr))
+    for name in ("mv", "mm", "matmul", "__matmul__", "addmv", "addmm", "to_sparse_csr"):
+        only = None if name == "to_sparse_csr" else is_csr
+        patch.setattr(torch.Tensor, name, refusing(getattr(torch.Tensor, name), only))

@@ -10,6 +10,7 @@ import torch_logreg
 
 PACKAGE = Path(torch_logreg.__file__).parent
 LEVELS = {
+    "_csr": 0,
     "_labels": 0,
     "_losses": 0,
     "_penalty": 0,
@@ -57,6 +58,8 @@ SIDEWAYS = {
     ("_progress", "_solver"): "what solvers share works on the contracts",
     ("_rows", "_solver"): "the containers of rows implement the contract Rows",
     ("_rows", "_sparse"): "what CSR takes of the products with X",
+    ("_solver", "_csr"): "a block of the contracts may hold a CSR matrix",
+    ("_sparse", "_csr"): "the matrix that it makes and sums over",
     ("_sparse", "_solver"): "the container of a CSR matrix is part of the contracts",
 }
 MODULES = sorted(file.stem for file in PACKAGE.glob("*.py"))

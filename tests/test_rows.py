@@ -12,6 +12,7 @@ from oracle import solve
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_logreg import TorchLogisticClassifier, _rows, _sparse
+from torch_logreg._csr import CsrMatrix
 from torch_logreg._losses import LOSSES
 from torch_logreg._rows import (
     FEW_OUTPUTS,
@@ -34,12 +35,16 @@ CPU = torch.device("cpu")
 def _csr_int64(X: np.ndarray) -> Sparse:
     """As a matrix with more than 2**31 entries would be."""
 
-    def widened(csr: torch.Tensor) -> torch.Tensor:
-        crow, column = csr.crow_indices().long(), csr.col_indices().long()
-        return torch.sparse_csr_tensor(crow, column, csr.values(), size=csr.shape, check_invariants=True)
+    def widened(csr: CsrMatrix) -> CsrMatrix:
+        return CsrMatrix(csr.crow.long(), csr.column.long(), csr.values, csr.shape)
 
     narrow = sparse_matrix(scipy.sparse.csr_array(X), CPU)
     return Sparse(widened(narrow.csr), widened(narrow.transpose))
+
+
+def _dense(X: Sparse) -> torch.Tensor:
+    arrays = (X.csr.values.numpy(), X.csr.column.numpy(), X.csr.crow.numpy())
+    return torch.as_tensor(scipy.sparse.csr_array(arrays, shape=X.csr.shape).toarray())
 
 
 KINDS: dict[str, Callable[[np.ndarray], Matrix]] = {
@@ -239,7 +244,7 @@ def test_indices_of_a_csr_matrix_are_stored_in_32_bits():
     X = scipy.sparse.csr_array(_data()[0])
     X.indices, X.indptr = X.indices.astype(np.int64), X.indptr.astype(np.int64)
     matrix = sparse_matrix(X, CPU)
-    assert matrix.csr.crow_indices().dtype == matrix.transpose.col_indices().dtype == torch.int32
+    assert matrix.csr.crow.dtype == matrix.transpose.column.dtype == torch.int32
 
 
 # ---- blocks ----
@@ -255,7 +260,7 @@ def test_blocks_hold_every_row_once_and_in_order(kind, numbers, monkeypatch):
     expected_rows = max(1, numbers // 2)
     assert all(len(block.target) <= expected_rows for block in blocks)
     assert len(blocks) == -(-len(X) // expected_rows)
-    parts = [block.X if kind == "dense" else block.X.csr.to_dense() for block in blocks]
+    parts = [block.X if kind == "dense" else _dense(block.X) for block in blocks]
     assert [tuple(block.X.shape) for block in blocks] == [tuple(part.shape) for part in parts]
     np.testing.assert_array_equal(torch.cat(parts).numpy(), X)
     np.testing.assert_array_equal(torch.cat([block.target for block in blocks]).numpy(), np.arange(57))
@@ -417,7 +422,7 @@ def test_what_is_gathered_are_the_rows_that_were_drawn(kind):
     _, again = _sampled(300, 60, weight, kind="dense")
     part = slice(5, 25)
     block = sample.gather(part)
-    X = block.X.csr.to_dense() if kind == "CSR" else block.X
+    X = _dense(block.X) if kind == "CSR" else block.X
     drawn = block.target.numpy()
     np.testing.assert_array_equal(X, np.arange(900.0).reshape(300, 3)[drawn])
     np.testing.assert_array_equal(block.weights, weight[:, drawn])
@@ -460,7 +465,7 @@ def test_sampled_rows_are_the_sample_a_few_at_a_time(kind, step, monkeypatch):
     assert torch.equal(torch.cat([block.weights for block in blocks], dim=1), weights)
     torch.testing.assert_close(few.weight_sum(torch.float64), weights.sum(dim=1), rtol=1e-13, atol=0)
     products = sum(rmatmul(block.X, block.weights) for block in blocks)
-    X = expected.X.csr.to_dense() if kind == "CSR" else expected.X
+    X = _dense(expected.X) if kind == "CSR" else expected.X
     torch.testing.assert_close(few.total(products), weights @ X, rtol=1e-13, atol=0)
 
 
@@ -553,7 +558,7 @@ def test_the_products_leave_X_as_it_is(kind, dtype):
     rmatmul(matrix, torch.from_numpy(residual))
     rmatmul_deviation(matrix, torch.from_numpy(residual), center, 1, 2)
     sandwich(matrix, torch.from_numpy(residual), center, torch.ones_like(center), True)
-    after = matrix.csr.to_dense() if isinstance(matrix, Sparse) else matrix
+    after = _dense(matrix) if isinstance(matrix, Sparse) else matrix
     np.testing.assert_array_equal(after.numpy(), before)
 
 

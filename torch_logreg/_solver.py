@@ -11,16 +11,18 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from torch_logreg._csr import CsrMatrix
+
 
 class Sparse(NamedTuple):
     """A CSR matrix and its transpose, also as CSR: products with either read it in order."""
 
-    csr: Tensor  # (n_rows, n_features)
-    transpose: Tensor  # (n_features, n_rows)
+    csr: CsrMatrix  # (n_rows, n_features)
+    transpose: CsrMatrix  # (n_features, n_rows)
     few: scipy.sparse.csr_array | None = None  # the matrix, where products are too small for several threads
 
     @property
-    def shape(self) -> torch.Size:
+    def shape(self) -> tuple[int, int]:
         return self.csr.shape
 
 

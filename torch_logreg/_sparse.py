@@ -1,12 +1,10 @@
-"""Sparse algebra: CSR matrices of torch, their products, and sums over their columns.
+"""Sparse algebra: CSR matrices, their products, and sums over their columns.
 
 Dense or CSR is decided in `_rows.py` and nowhere else; what CSR then takes is here.
 """
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +13,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from torch_logreg._csr import CsrMatrix
 from torch_logreg._solver import Sparse
 
 PART_NUMBERS = 2**17  # stored numbers that are turned into float64 at a time
@@ -23,37 +22,11 @@ BLOCK_STORED = 2**22
 FEW_STORED = 2**20  # numbers, up to which a product is made by one thread
 NEARLY_FULL = 0.999  # of the weight of all rows, stored in a column: see `weighted_sums`
 
-_csr_warned = threading.Lock()
-_csr_ready = False
-
-
-def _prepare_csr() -> None:
-    """Draw torch's once-a-process remarks on CSR tensors here, where nobody is shown them.
-
-    Later calls never enter `catch_warnings`, which is not thread-safe.
-    """
-    global _csr_ready
-    with _csr_warned:
-        if not _csr_ready:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
-                one = torch.ones(1, device="cpu")
-                index = torch.tensor([0, 1], device="cpu")
-                torch.sparse_csr_tensor(index, index[:1], one, size=(1, 1), device="cpu")
-            _csr_ready = True
-
 
 # ---- from scipy ----
 
 
-def _tensor(crow: Tensor, column: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return torch.sparse_csr_tensor(
-        crow, column, values, size=shape, device=values.device, check_invariants=False
-    )
-
-
-def _csr_tensor(X: scipy.sparse.csr_array, device: torch.device) -> Tensor:
-    _prepare_csr()
+def _matrix(X: scipy.sparse.csr_array, device: torch.device) -> CsrMatrix:
     # 32-bit indices halve the bytes of a product and are what MKL computes with.
     index = np.int32 if max(X.nnz, *X.shape) < 2**31 else np.int64
     crow, column, values = (
@@ -64,7 +37,7 @@ def _csr_tensor(X: scipy.sparse.csr_array, device: torch.device) -> Tensor:
             X.data,
         )
     )
-    return _tensor(crow, column, values, X.shape)
+    return CsrMatrix(crow, column, values, X.shape)
 
 
 def sparse_matrix(X: scipy.sparse.csr_array, device: torch.device, transpose: bool = True) -> Sparse:
@@ -75,14 +48,14 @@ def sparse_matrix(X: scipy.sparse.csr_array, device: torch.device, transpose: bo
     X = _writeable(X)
     if not X.dtype.isnative:
         X = X.astype(X.dtype.newbyteorder("="))
-    csr = _csr_tensor(X, device)
+    csr = _matrix(X, device)
     few = X if X.nnz <= FEW_STORED and device.type == "cpu" else None
-    return Sparse(csr, _csr_tensor(X.T.tocsr(), device) if transpose else csr, few)
+    return Sparse(csr, _matrix(X.T.tocsr(), device) if transpose else csr, few)
 
 
 def sparse_pair(transpose: scipy.sparse.csr_array, device: torch.device) -> Sparse:
     """The matrix of which this is the transpose."""
-    return Sparse(_csr_tensor(transpose.T.tocsr(), device), _csr_tensor(transpose, device))
+    return Sparse(_matrix(transpose.T.tocsr(), device), _matrix(transpose, device))
 
 
 def without_duplicates(X: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
@@ -123,7 +96,6 @@ def sparse_matrices(X: scipy.sparse.csr_array, slices: Sequence[slice], device: 
         shape = (rows.stop - rows.start, X.shape[1])
         return sparse_matrix(scipy.sparse.csr_array(arrays, shape=shape), device)
 
-    _prepare_csr()
     n_threads = min(len(slices), torch.get_num_threads())
     if n_threads < 2:
         return [of(rows) for rows in slices]
@@ -136,18 +108,12 @@ def sparse_matrices(X: scipy.sparse.csr_array, slices: Sequence[slice], device: 
 
 def matmul(X: Sparse, coef: Tensor) -> Tensor:
     """``coef @ X.T``: (Q, n_features) -> (Q, n_rows)."""
-    return _times(X.csr, coef) if X.few is None else _times_few(X.few, coef)
+    return X.csr.times(coef) if X.few is None else _times_few(X.few, coef)
 
 
 def rmatmul(X: Sparse, residual: Tensor) -> Tensor:
     """``residual @ X``: (Q, n_rows) -> (Q, n_features)."""
-    return _times(X.transpose, residual) if X.few is None else _times_few(X.few.T, residual)
-
-
-def _times(csr: Tensor, vectors: Tensor) -> Tensor:
-    if len(vectors) == 1:
-        return torch.mv(csr, vectors[0])[None]
-    return (csr @ vectors.T).T.contiguous()
+    return X.transpose.times(residual) if X.few is None else _times_few(X.few.T, residual)
 
 
 def _times_few(matrix: scipy.sparse.csr_array | scipy.sparse.csc_array, vectors: Tensor) -> Tensor:
@@ -164,21 +130,21 @@ def weighted_sums(X: Sparse, residual: Tensor, center: Tensor, powers: Sequence[
     numbers as they are loses little to rounding when c is taken off afterwards. Of a column that is all but
     full, deviations are summed: c² can be larger than its variance by as much as the difference is wrong.
     """
-    residual = residual.to(center.dtype).T.contiguous()  # (n, Q)
-    total = residual.sum(dim=0)[:, None]
+    residual = residual.to(center.dtype)  # (Q, n)
+    n_rows, total = residual.shape[1], residual.sum(dim=1)[:, None]
     least, most = residual.aminmax()
-    counts = X.transpose.crow_indices().diff()
+    counts = X.transpose.crow.diff()
     sums: dict[int, list[Tensor]] = {power: [] for power in {1, *powers}}
     stored: list[Tensor] = []
     for part in _column_parts(X.transpose):
-        values = part.values().to(center.dtype)
+        values = part.values.to(center.dtype)
         for power, found in sums.items():
-            found.append(_like(part, values**power) @ residual)
+            found.append(part.with_values(values**power).times(residual))
         if least < most:
-            stored.append(_like(part, torch.ones_like(values)) @ residual)
-    of_power = {power: torch.cat(found).T for power, found in sums.items()}
-    weight = torch.cat(stored).T if stored else counts * most
-    full = (weight.abs() > NEARLY_FULL * total.abs()).any(dim=0) | (counts > NEARLY_FULL * len(residual))
+            stored.append(part.with_values(torch.ones_like(values)).times(residual))
+    of_power = {power: torch.cat(found, dim=1) for power, found in sums.items()}
+    weight = torch.cat(stored, dim=1) if stored else counts * most
+    full = (weight.abs() > NEARLY_FULL * total.abs()).any(dim=0) | (counts > NEARLY_FULL * n_rows)
     columns, results = full.nonzero()[:, 0], []
     exact = _deviations(X.transpose, columns, residual, center[columns], powers) if len(columns) else []
     for power in powers:
@@ -192,53 +158,32 @@ def weighted_sums(X: Sparse, residual: Tensor, center: Tensor, powers: Sequence[
 
 
 def _deviations(
-    transpose: Tensor, columns: Tensor, residual: Tensor, center: Tensor, powers: Sequence[int]
+    transpose: CsrMatrix, columns: Tensor, residual: Tensor, center: Tensor, powers: Sequence[int]
 ) -> list[Tensor]:
     """`weighted_sums` of some columns, by deviations from their centres: (Q, len(columns)) each."""
-    picked = _rows_of(transpose, columns)
-    counts = picked.crow_indices().diff()
-    deviation = picked.values().to(center.dtype) - center.repeat_interleave(counts)
-    weight = _like(picked, torch.ones_like(deviation)) @ residual  # (columns, Q)
-    absent = torch.where((counts == len(residual))[:, None], 0.0, residual.sum(dim=0) - weight)
+    picked = transpose.rows(columns)
+    counts = picked.crow.diff()
+    deviation = picked.values.to(center.dtype) - center.repeat_interleave(counts)
+    weight = picked.with_values(torch.ones_like(deviation)).times(residual)  # (Q, columns)
+    rest = residual.sum(dim=1)[:, None] - weight
+    absent = torch.where(counts == residual.shape[1], 0.0, rest)
     return [
-        (_like(picked, deviation**power) @ residual + absent * ((-center) ** power)[:, None]).T
-        for power in powers
+        picked.with_values(deviation**power).times(residual) + absent * (-center) ** power for power in powers
     ]
 
 
-def _rows_of(csr: Tensor, rows: Tensor) -> Tensor:
-    """``csr[rows]``."""
-    crow, n_columns = csr.crow_indices(), csr.shape[1]
-    counts = crow.diff()[rows]
-    ends = counts.cumsum(0)
-    first = (crow[rows] - (ends - counts)).repeat_interleave(counts)
-    entries = first + torch.arange(len(first), device=first.device)
-    own = torch.nn.functional.pad(ends, (1, 0)).to(crow.dtype)
-    return _tensor(own, csr.col_indices()[entries], csr.values()[entries], (len(rows), n_columns))
-
-
-def _column_parts(transpose: Tensor) -> Iterator[Tensor]:
+def _column_parts(transpose: CsrMatrix) -> Iterator[CsrMatrix]:
     """Runs of rows of a matrix, on the CPU so few that copies of their numbers stay small."""
-    crow, n_rows = transpose.crow_indices(), transpose.shape[0]
-    if transpose.device.type != "cpu" or len(transpose.values()) <= PART_NUMBERS:
+    n_rows = transpose.shape[0]
+    if transpose.values.device.type != "cpu" or len(transpose.values) <= PART_NUMBERS:
         yield transpose
         return
-    bounds, first = crow.numpy(), 0
+    bounds, first = transpose.crow.numpy(), 0
     while first < n_rows:
         enough = int(np.searchsorted(bounds, bounds[first] + PART_NUMBERS, side="right")) - 1
         last = max(enough, first + 1)
-        here = slice(int(bounds[first]), int(bounds[last]))
-        yield _tensor(
-            crow[first : last + 1] - crow[first],
-            transpose.col_indices()[here],
-            transpose.values()[here],
-            (last - first, transpose.shape[1]),
-        )
+        yield transpose.part(first, last)
         first = last
-
-
-def _like(pattern: Tensor, values: Tensor) -> Tensor:
-    return _tensor(pattern.crow_indices(), pattern.col_indices(), values, pattern.shape)
 
 
 # ---- entries ----
@@ -246,18 +191,18 @@ def _like(pattern: Tensor, values: Tensor) -> Tensor:
 
 def dense_rows(X: Sparse, start: int, stop: int) -> Tensor:
     """Rows `start` to `stop` as a dense array."""
-    crow = X.csr.crow_indices()[start : stop + 1]
+    crow = X.csr.crow[start : stop + 1]
     first = crow[0].to(torch.int64)
     n_stored = (crow[-1] - crow[0]).to(torch.int64)
     part = slice(int(first), int(first + n_stored))
     counts = crow.diff()
     row = torch.arange(len(counts), device=crow.device).repeat_interleave(counts)
-    dense = X.csr.values().new_zeros((len(counts), X.shape[1]))
+    dense = X.csr.values.new_zeros((len(counts), X.shape[1]))
     # Accumulate: CSR may hold an entry in several parts.
-    column = X.csr.col_indices()[part].to(torch.int64)
-    return dense.index_put_((row, column), X.csr.values()[part], accumulate=True)
+    column = X.csr.column[part].to(torch.int64)
+    return dense.index_put_((row, column), X.csr.values[part], accumulate=True)
 
 
 def stored_in(X: Sparse, columns: Tensor) -> Tensor:
     """The numbers stored in some columns, given by a mask."""
-    return X.transpose.values()[columns.repeat_interleave(X.transpose.crow_indices().diff())]
+    return X.transpose.values[columns.repeat_interleave(X.transpose.crow.diff())]

@@ -1,0 +1,195 @@
+"""A matrix by rows (CSR) and its products, which never read past the end of the arrays they are given.
+
+MKL's kernels for AVX-512 read several column numbers at once, also behind the last one: where an array ends
+at the end of a mapped page, that kills the process. Builds of torch without MKL have no such product, or one
+that gave NaN (pytorch issue 127491). Which product is made is decided in `_product_of` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+SLACK = 2**10  # numbers behind all that MKL is to read: a page of 4096 bytes of the smallest ones
+THREAD_STORED = 2**17  # stored numbers, from which on a thread of its own pays, as in `_sparse.PART_NUMBERS`
+
+Product: TypeAlias = Callable[[Tensor], Tensor]  # of vectors (Q, n_columns): (Q, n_rows)
+
+
+class CsrMatrix:
+    """A matrix by rows; nobody may write to its arrays.
+
+    Parameters
+    ----------
+    crow : Tensor of shape (n_rows + 1,)
+        Where each row begins among the stored numbers; int32 or int64.
+    column : Tensor of shape (n_stored,)
+        Of the dtype of `crow`. A row may hold a column in several parts.
+    values : Tensor of shape (n_stored,)
+    shape : tuple
+        ``(n_rows, n_columns)``
+    """
+
+    def __init__(self, crow: Tensor, column: Tensor, values: Tensor, shape: tuple[int, int]) -> None:
+        self.crow, self.column, self.values, self.shape = crow, column, values, shape
+
+    def times(self, vectors: Tensor) -> Tensor:
+        """``vectors @ matrix.T``: (Q, n_columns) -> (Q, n_rows)."""
+        return self._product(vectors)
+
+    @functools.cached_property
+    def _product(self) -> Product:
+        return _product_of(self)
+
+    def with_values(self, values: Tensor) -> CsrMatrix:
+        """Other numbers in the same places."""
+        return CsrMatrix(self.crow, self.column, values, self.shape)
+
+    def part(self, first: int, last: int) -> CsrMatrix:
+        """Rows `first` to `last`, with views of the stored numbers."""
+        crow = self.crow[first : last + 1]
+        stored = slice(int(crow[0]), int(crow[-1]))
+        shape = (last - first, self.shape[1])
+        return CsrMatrix(crow - crow[0], self.column[stored], self.values[stored], shape)
+
+    def rows(self, numbers: Tensor) -> CsrMatrix:
+        """Some rows, given by their numbers."""
+        counts = self.crow.diff()[numbers]
+        ends = counts.cumsum(0)
+        first = (self.crow[numbers] - (ends - counts)).repeat_interleave(counts)
+        stored = first + torch.arange(len(first), dtype=torch.int64, device=first.device)
+        crow = torch.nn.functional.pad(ends, (1, 0)).to(self.crow.dtype)
+        return CsrMatrix(crow, self.column[stored], self.values[stored], (len(numbers), self.shape[1]))
+
+
+def _product_of(matrix: CsrMatrix) -> Product:
+    """What multiplies with this matrix on its device, with this build of torch."""
+    if matrix.values.device.type != "cpu":
+        return _by_torch(matrix)
+    # torch turns 64-bit indices into 32-bit ones for MKL, in arrays of its own that have no slack.
+    if torch.backends.mkl.is_available() and matrix.crow.dtype == torch.int32:
+        return _by_mkl(matrix)
+    return _by_scipy(matrix)
+
+
+# ---- on accelerators ----
+
+
+def _by_torch(matrix: CsrMatrix) -> Product:
+    csr = _torch_csr(matrix.crow, matrix.column, matrix.values, matrix.shape)
+    return lambda vectors: _multiply(csr, vectors)
+
+
+def _multiply(csr: Tensor, vectors: Tensor) -> Tensor:
+    if len(vectors) == 1:
+        return torch.mv(csr, vectors[0])[None]
+    return (csr @ vectors.T).T.contiguous()
+
+
+_first_use = threading.Lock()
+_is_prepared = False
+
+
+def prepare() -> None:
+    """Draw torch's once-a-process remarks on CSR tensors here, where nobody is shown them.
+
+    Later calls never enter `catch_warnings`, which is not thread-safe.
+    """
+    global _is_prepared
+    if _is_prepared:
+        return
+    with _first_use:
+        if not _is_prepared:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
+                one = torch.ones(1, dtype=torch.float32, device="cpu")
+                index = torch.tensor([0, 1], dtype=torch.int64, device="cpu")
+                torch.sparse_csr_tensor(index, index[:1], one, size=(1, 1), dtype=torch.float32, device="cpu")
+            _is_prepared = True
+
+
+def _torch_csr(crow: Tensor, column: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    prepare()
+    return torch.sparse_csr_tensor(
+        crow, column, values, size=shape, dtype=values.dtype, device=values.device, check_invariants=False
+    )
+
+
+# ---- by MKL ----
+
+
+def _by_mkl(matrix: CsrMatrix) -> Product:
+    """Products with all rows but the last few as they lie in memory, and with those in arrays with slack.
+
+    A copy of everything would double a large matrix.
+    """
+    crow, column, values = matrix.crow, matrix.column, matrix.values
+    n_rows, n_columns = matrix.shape
+    bounds = crow.numpy()
+    n_whole = max(0, int(np.searchsorted(bounds, int(bounds[-1]) - SLACK, side="right")) - 1)
+    first = int(bounds[n_whole])
+    parts = []
+    if first:
+        arrays = (with_slack(crow[: n_whole + 1]), column[:first], values[:first])
+        parts.append((slice(0, n_whole), _torch_csr(*arrays, (n_whole, n_columns))))
+    else:
+        n_whole = 0
+    if int(bounds[-1]) > first:
+        arrays = (with_slack(crow[n_whole:] - first), with_slack(column[first:]), with_slack(values[first:]))
+        parts.append((slice(n_whole, n_rows), _torch_csr(*arrays, (n_rows - n_whole, n_columns))))
+
+    def product(vectors: Tensor) -> Tensor:
+        vectors = with_slack(vectors)
+        result = torch.zeros((len(vectors), n_rows), dtype=values.dtype, device=values.device)
+        for rows, part in parts:
+            if len(vectors) == 1:
+                result[0, rows] = torch.mv(part, vectors[0])
+            else:
+                result[:, rows] = (part @ vectors.T).T
+        return result
+
+    return product
+
+
+def with_slack(array: Tensor) -> Tensor:
+    """A copy behind whose end there are `SLACK` numbers more."""
+    memory = torch.empty(array.numel() + SLACK, dtype=array.dtype, device=array.device)
+    return memory[: array.numel()].view(array.shape).copy_(array)
+
+
+# ---- by scipy ----
+
+
+def _by_scipy(matrix: CsrMatrix) -> Product:
+    """Products of runs of rows, one for each thread: scipy does not hold the interpreter's lock."""
+    n_threads = min(torch.get_num_threads(), max(1, len(matrix.values) // THREAD_STORED))
+    crow = matrix.crow.numpy()
+    cuts = np.searchsorted(crow, np.linspace(0, int(crow[-1]), n_threads + 1)[1:-1])
+    bounds = [0, *np.maximum.accumulate(cuts).tolist(), matrix.shape[0]]
+    parts = [_to_scipy(matrix.part(*rows)) for rows in zip(bounds, bounds[1:], strict=False)]
+
+    def product(vectors: Tensor) -> Tensor:
+        columns = vectors[0].numpy() if len(vectors) == 1 else vectors.numpy().T
+        if len(parts) == 1:
+            found = [parts[0] @ columns]
+        else:
+            with ThreadPoolExecutor(len(parts)) as pool:
+                found = list(pool.map(lambda part: part @ columns, parts))
+        rows = [torch.from_numpy(array) for array in found]
+        return torch.cat(rows)[None] if len(vectors) == 1 else torch.cat(rows).T.contiguous()
+
+    return product
+
+
+def _to_scipy(matrix: CsrMatrix) -> scipy.sparse.csr_array:
+    arrays = (matrix.values.numpy(), matrix.column.numpy(), matrix.crow.numpy())
+    return scipy.sparse.csr_array(arrays, shape=matrix.shape)
