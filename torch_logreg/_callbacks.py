@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,24 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from torch_logreg._sklearn_compat import begin_callbacks
 from torch_logreg._solver import Iteration
-
-try:  # scikit-learn >= 1.9, experimental there
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
-except ImportError:  # scikit-learn 1.8 has no callbacks: then neither has the estimator
-
-    class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Stands in where scikit-learn has no callbacks."""
-
-    def with_callbacks(method: Callable) -> Callable:
-        """One frame on the stack, as there, so that warnings name the same line."""
-
-        @functools.wraps(method)
-        def plain(*args: Any, **kwargs: Any) -> Any:
-            return method(*args, **kwargs)
-
-        return plain
-
 
 HISTORY = ("objective", "gradient_norm", "rows_read", "step", "seconds")
 
@@ -78,9 +61,8 @@ class Forward:
 
     def __init__(self, estimator: Any, X: Any, y: Any, metadata: dict | None) -> None:
         self._estimator, self._hooks = estimator, dict(estimator=estimator, X=X, y=y, metadata=metadata)
-        self._context = None
-        if "_skl_callbacks" in vars(estimator) or "_parent_callback_ctx" in vars(estimator):
-            self._context = estimator._init_callback_context(max_subtasks=max(estimator.max_iter, 1))
+        self._context = begin_callbacks(estimator, max(estimator.max_iter, 1))
+        if self._context is not None:
             self._context.call_on_fit_task_begin(**self._hooks)
 
     def __call__(self, attributes: Callable[[], dict]) -> bool:

@@ -22,7 +22,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from torch_logreg._callbacks import CallbackSupportMixin, Forward, Recorder, scaled, with_callbacks
+from torch_logreg._callbacks import Forward, Recorder, scaled
 from torch_logreg._early_stopping import EarlyStopping, codes_of, split
 from torch_logreg._initial import Initial
 from torch_logreg._inputs import (
@@ -47,6 +47,7 @@ from torch_logreg._problems import Method, Problem, linear_problem, module_probl
 from torch_logreg._processes import one_thread_for, safe_after_fork
 from torch_logreg._separation import Separation, separation_of
 from torch_logreg._sgd import SGD
+from torch_logreg._sklearn_compat import CallbackSupportMixin, with_callbacks
 from torch_logreg._solver import REASONS, Iteration, Solver
 
 SOLVERS: dict[str, Callable[..., Solver]] = {

@@ -19,7 +19,7 @@ from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 
-from torch_logreg._callbacks import HISTORY, Forward, scaled, with_callbacks
+from torch_logreg._callbacks import HISTORY, Forward, scaled
 from torch_logreg._classifier import SOLVERS, TorchLogisticClassifier
 from torch_logreg._cross_validation import Fold, Scorer, choose, fold_counts, results
 from torch_logreg._inputs import (
@@ -36,6 +36,7 @@ from torch_logreg._parameters import check_solver_exists
 from torch_logreg._path import Path, PathSolver
 from torch_logreg._rows import HALF
 from torch_logreg._separation import Separation, separation_of
+from torch_logreg._sklearn_compat import with_callbacks
 from torch_logreg._solver import REASONS, Iteration
 
 CV_SOLVERS = {name: make for name, make in SOLVERS.items() if name != "sgd"}

@@ -93,7 +93,9 @@ class Spikes:
         curves, vectors = torch.linalg.eigh((sample @ sample.T).to(exact))
         curves, vectors = curves.flip(0).clamp(min=0), vectors.flip(1)
         # The mean of what those before leave, and how far above it noise reaches (n samples of p numbers).
-        rest = (curves.sum() - curves.cumsum(0) + curves) / (p - torch.arange(n, device=curves.device))
+        rest = (curves.sum() - curves.cumsum(0) + curves) / (
+            p - torch.arange(n, dtype=exact, device=curves.device)
+        )
         above = curves > self.MARGIN * (1 + (p / n) ** 0.5) ** 2 * rest
         spikes = above.to(torch.int64).cumprod(0).to(exact)  # the first of them, up to one that is noise
         level = (curves * (1 - spikes)).sum() / (p - spikes.sum()) + penalty.mean()
@@ -127,7 +129,7 @@ class NewtonCG:
         self._many = objective.n_parameters > MANY_PARAMETERS
         self._accuracies = (ROUGH, ROUGH_FAR) if self._many else (CG_ACCURACY, CG_ACCURACY_FAR)
         self._last_steps, self._gathering, self._hard = 0, False, not self._many
-        self._inverse_diagonal = torch.empty(0)
+        self._inverse_diagonal = torch.empty(0, dtype=objective.dtype, device=objective.rows.device)
         self._spikes: Spikes | None = None
 
     def direction(self, state: State) -> tuple[Tensor, Tensor]:
@@ -172,7 +174,7 @@ class NewtonCG:
         some._objective = objective
         if len(self._inverse_diagonal):
             some._inverse_diagonal = self._inverse_diagonal[
-                torch.as_tensor(problems, device=objective.rows.device)
+                torch.as_tensor(problems, dtype=torch.int64, device=objective.rows.device)
             ]
         return some
 

@@ -83,8 +83,8 @@ class Scorer:
         given = {name: _cut(value, test, len(y)) for name, value in self._parameters.items()}
         if self._name is not None and set(given) <= {"sample_weight"} and self._knows(data, y):
             weights = given.get("sample_weight")
-            on = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
-            codes = torch.as_tensor(data.codes[test])
+            on = None if weights is None else torch.as_tensor(weights, dtype=torch.float64, device="cpu")
+            codes = torch.as_tensor(data.codes[test], dtype=torch.int64, device="cpu")
             if is_vectorised(self._name, len(data.classes), codes, on):
                 weights, codes = None if on is None else on.to(device), codes.to(device)
                 step = max(1, SCORED_NUMBERS // (coef.shape[1] * len(test)))
@@ -115,7 +115,7 @@ def _cut(value: Any, rows: np.ndarray, n_rows: int) -> Any:
 
 def _rows_of(X: Features, rows: np.ndarray) -> Features:
     if isinstance(X, Tensor):
-        return X.index_select(0, torch.as_tensor(rows, device=X.device))
+        return X.index_select(0, torch.as_tensor(rows, dtype=torch.int64, device=X.device))
     return X[rows]
 
 

@@ -8,7 +8,6 @@ that gave NaN (pytorch issue 127491). Which product is made is decided in `_prod
 from __future__ import annotations
 
 import functools
-import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,8 @@ import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
+
+from torch_logreg._processes import ForkSafeLock
 
 SLACK = 2**10  # numbers behind all that MKL is to read: a page of 4096 bytes of the smallest ones
 THREAD_STORED = 2**17  # stored numbers, from which on a thread of its own pays, as in `_sparse.PART_NUMBERS`
@@ -95,7 +96,7 @@ def _multiply(csr: Tensor, vectors: Tensor) -> Tensor:
     return (csr @ vectors.T).T.contiguous()
 
 
-_first_use = threading.Lock()
+_first_use = ForkSafeLock()
 _is_prepared = False
 
 

@@ -171,7 +171,7 @@ class DesignObjective(Objective):
     def select(self, problems: np.ndarray) -> DesignObjective | None:
         if self._factor is None:
             return None
-        some, index = copy.copy(self), torch.as_tensor(problems, device=self._A.device)
+        some, index = copy.copy(self), torch.as_tensor(problems, dtype=torch.int64, device=self._A.device)
         some.coordinates, some.n_problems = self.coordinates.select(index), len(index)
         some._factor, some._decay = self._factor[index], self._decay[index]
         some._last = some._rough = some._scratch = None
@@ -279,9 +279,9 @@ class DesignObjective(Objective):
                 result.addmm_(weighted.view(Q * m, -1), self._A[part])
             return result
         if self._outer is None:
-            i, j = torch.triu_indices(m, m, device=information.device)
+            i, j = torch.triu_indices(m, m, dtype=torch.int64, device=information.device)
             index = torch.empty((m, m), dtype=torch.int64, device=information.device)
-            index[i, j] = index[j, i] = torch.arange(len(i), device=information.device)
+            index[i, j] = index[j, i] = torch.arange(len(i), dtype=torch.int64, device=information.device)
             self._outer = self._columns[i] * self._columns[j], index.flatten()
         products, index = self._outer
         return torch.mm(information.view(Q, n), products.T).index_select(1, index).view(-1, m)

@@ -32,7 +32,9 @@ def split(data: TrainingData, fraction: float, seed: int) -> tuple[TrainingData,
 
 
 def _part(data: TrainingData, rows: np.ndarray) -> TrainingData:
-    index = torch.as_tensor(rows, device=data.X.device) if isinstance(data.X, Tensor) else rows
+    index = (
+        torch.as_tensor(rows, dtype=torch.int64, device=data.X.device) if isinstance(data.X, Tensor) else rows
+    )
     return TrainingData(data.X[index], data.codes[rows], data.classes, data.weights[rows])
 
 

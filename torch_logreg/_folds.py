@@ -71,7 +71,11 @@ class FoldRows(Rows):
         raise NotImplementedError
 
     def select(self, problems: np.ndarray) -> FoldRows:
-        return FoldRows(self._rows, self._counts, self._fold[torch.as_tensor(problems, device=self.device)])
+        return FoldRows(
+            self._rows,
+            self._counts,
+            self._fold[torch.as_tensor(problems, dtype=torch.int64, device=self.device)],
+        )
 
     def check_finite(self, found: Tensor) -> None:
         self._rows.check_finite(found)

@@ -11,19 +11,25 @@ import scipy.sparse
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import Bunch, assert_all_finite, compute_class_weight
-from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
-from sklearn.utils.metadata_routing import _raise_for_params, _routing_enabled, process_routing
-from sklearn.utils.validation import (
-    _check_feature_names,
-    _check_n_features,
-    _check_sample_weight,
-    _check_y,
-    validate_data,
-)
+from sklearn.utils.metadata_routing import process_routing
+from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from torch_logreg._labels import factorise
 from torch_logreg._rows import HALF
+from torch_logreg._sklearn_compat import (
+    Interval,
+    StrOptions,
+    check_feature_names,
+    check_n_features,
+    check_sample_weight,
+    check_y,
+    constraints_of,
+    raise_for_params,
+    routing_enabled,
+    validate_parameter_constraints,
+)
+from torch_logreg._torch_compat import accelerator
 
 __all__ = [
     "Interval",
@@ -52,7 +58,7 @@ class TrainingData(NamedTuple):
 
 def check_parameters(estimator: Any, defaults: Mapping[str, Any]) -> None:
     """`_validate_params`, which takes as long as all other checks of a small fit, without the defaults."""
-    constraints = estimator._parameter_constraints
+    constraints = constraints_of(estimator)
     values = {name: getattr(estimator, name) for name in sorted(constraints)}
     given = {name: value for name, value in values.items() if value is not defaults.get(name, constraints)}
     validate_parameter_constraints(constraints, given, caller_name=type(estimator).__name__)
@@ -75,7 +81,7 @@ def check_fit(
         if y is None:
             raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None.")
         _check_tensor(estimator, X, reset=True, defer_finite=defer_finite)
-        y = _check_y(y, multi_output=False, y_numeric=False, estimator=estimator)
+        y = check_y(y, multi_output=False, y_numeric=False, estimator=estimator)
         if len(y) != len(X):
             raise ValueError(f"X has {len(X)} rows and y has {len(y)}: they must have equally many.")
     else:
@@ -121,9 +127,9 @@ def route(estimator: Any, params: dict[str, Any], sample_weight: Any = None, cal
 
     Without metadata routing the sample weights go to the scorer, and there is nothing else.
     """
-    _raise_for_params(params, estimator, caller)
+    raise_for_params(params, estimator, caller)
     given = params if sample_weight is None else {**params, "sample_weight": sample_weight}
-    if _routing_enabled():
+    if routing_enabled():
         return process_routing(estimator, caller, **given)
     return Bunch(splitter=Bunch(split={}), scorer=Bunch(score=given))
 
@@ -201,8 +207,8 @@ def _check_tensor(estimator: BaseEstimator, X: Tensor, reset: bool, defer_finite
         )
     if not defer_finite:
         check_finite(estimator, X)
-    _check_feature_names(estimator, X, reset=reset)
-    _check_n_features(estimator, X, reset=reset)
+    check_feature_names(estimator, X, reset=reset)
+    check_n_features(estimator, X, reset=reset)
 
 
 def _canonical(X: Features) -> Features:
@@ -221,7 +227,7 @@ def _sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
     if sample_weight is None:
         return np.ndarray(len(y), np.float64, buffer=np.ones(1), strides=(0,))  # one, broadcast
     sample_weight = on_host(sample_weight, of="sample_weight")
-    weights = _check_sample_weight(sample_weight, y, dtype=np.float64)
+    weights = check_sample_weight(sample_weight, y, dtype=np.float64)
     if weights.min() < 0:
         row = int(np.flatnonzero(weights < 0)[0])
         raise ValueError(
@@ -280,11 +286,11 @@ def resolve_device(device: str | torch.device | None, X: Features) -> torch.devi
     if device is None:
         return X.device if isinstance(X, Tensor) else torch.device("cpu")
     if device == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        return accelerator() or torch.device("cpu")
     try:
         resolved = torch.device(device)
         # Both the name and the machine are asked: a build without CUDA parses "cuda" happily.
-        torch.empty(1, device=resolved).cpu()
+        torch.empty(1, dtype=torch.float32, device=resolved).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"device={str(device)!r} is not available: {str(error).splitlines()[0].rstrip('.')}. "
@@ -296,9 +302,8 @@ def resolve_device(device: str | torch.device | None, X: Features) -> torch.devi
 def available_devices() -> list[str]:
     """Names of the devices of this machine that torch knows how to list."""
     names = ["'cpu'"]
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is not None:
-        names += [f"'{accelerator.type}:{index}'" for index in range(torch.accelerator.device_count())]
+    if (found := accelerator()) is not None:
+        names += [f"'{found.type}:{index}'" for index in range(torch.accelerator.device_count())]
     return names
 
 

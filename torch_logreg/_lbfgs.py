@@ -42,7 +42,7 @@ class LBFGS(Solver):
             improvable = np.zeros(objective.n_problems, dtype=bool)
             near = (state.gradient_norm <= (self.tol or 0.0)) & ~progress.done
             if near.any():
-                mask = torch.as_tensor(near, device=w.device)
+                mask = torch.as_tensor(near, dtype=torch.bool, device=w.device)
                 certificate, accurate = newton.direction(state)
                 direction = torch.where(mask[:, None], certificate, direction)
                 trust = mask & accurate

@@ -67,7 +67,7 @@ class Cholesky:
 
     def select(self, problems: np.ndarray) -> Cholesky:
         """The matrices of some problems."""
-        some, index = copy.copy(self), torch.as_tensor(problems, device=self.factor.device)
+        some, index = copy.copy(self), torch.as_tensor(problems, dtype=torch.int64, device=self.factor.device)
         some.factor, some.succeeded = self.factor[index], self.succeeded[index]
         some._damping = self._damping[problems]
         return some
@@ -130,7 +130,7 @@ class Kronecker:
         self._sample, self._n_sampled = sample, n_sampled
         self._exact = objective.dtype
         self._dtype = objective.rows.dtype if sample.dtype == objective.dtype else sample.dtype
-        self._vectors = self._curve = torch.empty(0)
+        self._vectors = self._curve = torch.empty(0, dtype=self._exact, device=objective.rows.device)
         self._shift_invariant = objective.n_outputs > 1
         self.succeeded = torch.ones(objective.n_problems, dtype=torch.bool, device=objective.rows.device)
 
@@ -141,7 +141,7 @@ class Kronecker:
         self.set(self._sample.curvature(w))
 
     def set(self, curvature: Curvature) -> None:
-        self._vectors = self._curve = torch.empty(0)  # makes room
+        self._vectors = self._curve = self._curve.new_empty(0)  # makes room
         # Small differences of the penalty to the rest are all that regularises them: in float64.
         outputs, columns, decay, strength = (factor.to(self._exact) for factor in curvature.factors())
         d, shared = columns.shape[1], len(columns) < len(decay)
@@ -190,7 +190,7 @@ class Kronecker:
 
     def select(self, problems: np.ndarray) -> Kronecker:
         """The matrices of some problems."""
-        some, index = copy.copy(self), torch.as_tensor(problems, device=self._curve.device)
+        some, index = copy.copy(self), torch.as_tensor(problems, dtype=torch.int64, device=self._curve.device)
         matrices = (self._U_in, self._U_out, self._curve, self._root, self.succeeded)
         some._U_in, some._U_out, some._curve, some._root, some.succeeded = (each[index] for each in matrices)
         if len(self._vectors) > 1:

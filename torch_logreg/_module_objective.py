@@ -14,6 +14,7 @@ from torch_logreg._inputs import supports_float64
 from torch_logreg._modules import RandomStream, check_module, penalised
 from torch_logreg._rows import dense_rows
 from torch_logreg._solver import Block, Curvature, Objective, Rows
+from torch_logreg._torch_compat import BATCH_NORM
 
 PROBE_ROWS = 256  # looked at before training
 CHUNK_ROWS, CHUNK_NUMBERS = 2**14, 2**20  # at most, of rows and of numbers of X, in one forward pass
@@ -70,17 +71,18 @@ class ModuleObjective(Objective):
         layers = list(module.modules())
         self._always_eval = [layer for layer in layers if not layer.training] if module.training else []
         self.weight_sum = rows.total(self._check_and_sum_weights())
-        self._batch_norms = [
-            layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
-        ]
+        self._batch_norms = [layer for layer in module.modules() if isinstance(layer, BATCH_NORM)]
         named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self._parameters = list(named.values())
         self.dtype = self._parameters[0].dtype
         self.n_parameters = sum(p.numel() for p in self._parameters)
         self.strength = 1 / (C * float(self.weight_sum))
         chosen = penalised(module)
-        on = [torch.full((p.numel(),), float(name in chosen), dtype=self.dtype) for name, p in named.items()]
-        self._penalised = torch.cat(on).to(rows.device)  # (n_parameters,), 1 or 0
+        on = [
+            torch.full((p.numel(),), float(name in chosen), dtype=self.dtype, device=rows.device)
+            for name, p in named.items()
+        ]
+        self._penalised = torch.cat(on)  # (n_parameters,), 1 or 0
         self._start = torch.cat([p.detach().reshape(-1) for p in self._parameters])[None]
 
     def _check_and_sum_weights(self) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -13,11 +12,11 @@ from typing import Any, Self
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from torch_logreg._criteria import Criterion, LogitLink, ProbabilityLink, by_row
+from torch_logreg._processes import ForkSafeLock
+from torch_logreg._torch_compat import NORM_LAYERS, UninitializedBuffer, global_generators, is_lazy
 
-NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 MATERIALISING_ROWS = 2  # for lazy layers, which want a shape and no values
 LOG_PROBABILITY_ERROR = 1e-3  # of log-probabilities, in the log of their sum
 
@@ -350,7 +349,7 @@ def _check_link(output: Tensor, module: nn.Module, criterion: Criterion) -> None
 
 # ---- randomness ----
 
-_GLOBAL_GENERATORS = threading.RLock()  # re-entrant: a module may fit another one inside
+_GLOBAL_GENERATORS = ForkSafeLock()  # re-entrant: a module may fit another one inside
 
 
 class RandomStream:
@@ -361,7 +360,7 @@ class RandomStream:
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
-        self._generators = _global_generators(device)
+        self._generators = global_generators(device)
         self.state = [
             torch.Generator(device=generator.device).manual_seed(seed).get_state()
             for generator in self._generators
@@ -386,15 +385,3 @@ class RandomStream:
     def _set(self, states: list[Tensor]) -> None:
         for generator, state in zip(self._generators, states, strict=True):
             generator.set_state(state)
-
-
-def _global_generators(device: torch.device) -> list[torch.Generator]:
-    generators = [torch.default_generator]
-    if device.type in ("cuda", "xpu"):
-        backend = torch.get_device_module(device)
-        backend.init()  # there are no generators before
-        index = backend.current_device() if device.index is None else device.index
-        generators.append(backend.default_generators[index])
-    elif device.type == "mps":
-        generators.append(torch.mps._get_default_mps_generator())
-    return generators

@@ -247,7 +247,7 @@ class Descent:
                 if isinstance(metric, Cholesky):
                     self._lazy = self._lazy and _work(fewer) > LAZY_WORK
                 metric, state = self._metric, progress.leave(state, staying)
-                index = torch.as_tensor(staying, device=w.device)
+                index = torch.as_tensor(staying, dtype=torch.int64, device=w.device)
                 pairs = deque((pair.select(index) for pair in pairs), maxlen=MEMORY)
         return progress.solution(state)
 
@@ -306,7 +306,7 @@ class Descent:
         worse = ~(state.objective <= before)
         if not worse.any():
             return state, True
-        back = torch.as_tensor(worse, device=w.device)[:, None]
+        back = torch.as_tensor(worse, dtype=torch.bool, device=w.device)[:, None]
         return self._start(torch.where(back, w, reached)), False
 
     def _on_batch(self, batch: Batch, w: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class LinearObjective(Objective):
         rows = self.rows.select(problems)
         if rows is None:
             return None
-        index = torch.as_tensor(problems, device=rows.device)
+        index = torch.as_tensor(problems, dtype=torch.int64, device=rows.device)
         C = 1 / (self.penalty.strength * self.weight_sum)[index]
         coordinates = self.coordinates.select(index)
         return LinearObjective(rows, self.loss, C, self.n_outputs, self.fit_intercept, coordinates)
@@ -135,7 +135,9 @@ class LinearObjective(Objective):
         information = self._fisher(w).information()
         # Without replacement, a row by its information (Efraimidis, Spirakis 2006): one that is drawn twice
         # would look like a direction of large curvature.
-        key = torch.empty_like(information).exponential_(generator=torch.Generator().manual_seed(0))
+        key = torch.empty_like(information).exponential_(
+            generator=torch.Generator(device="cpu").manual_seed(0)
+        )
         drawn = key.div_(information).topk(n, largest=False).indices
         (block,) = rows.subset(drawn.sort().values).blocks()
         columns = (dense_rows(block.X, 0, n) - center) * inverse

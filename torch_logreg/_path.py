@@ -207,7 +207,7 @@ class PathSolver:
         self._keep(path, coordinates, solution, folds, chunk)
 
     def _index(self, numbers: np.ndarray) -> Tensor:
-        return torch.as_tensor(numbers, device=self.device)
+        return torch.as_tensor(numbers, dtype=torch.int64, device=self.device)
 
 
 def _go_on(iteration: Iteration) -> bool:

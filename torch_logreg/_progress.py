@@ -36,7 +36,7 @@ class State(NamedTuple):
     gradient_norm: np.ndarray  # (P,) max |gradient|
 
     def select(self, problems: np.ndarray) -> State:
-        index = torch.as_tensor(problems, device=self.w.device)
+        index = torch.as_tensor(problems, dtype=torch.int64, device=self.w.device)
         w, value, gradient = (tensor.index_select(0, index) for tensor in self[:3])
         return State(w, value, gradient, self.objective[problems], self.gradient_norm[problems])
 
@@ -100,7 +100,7 @@ def backtrack(
         w = state.w + lengths[:, None] * direction
     reached = State(w, value, gradient, report[1], report[2])
     if not all(enough):
-        moved = torch.as_tensor(enough, device=w.device)
+        moved = torch.as_tensor(enough, dtype=torch.bool, device=w.device)
         reached = State(
             torch.where(moved[:, None], w, state.w),
             torch.where(moved, value, state.value),
@@ -211,7 +211,7 @@ class Progress:
         """No step for the problems that are done."""
         if not any(self.done):
             return direction
-        done = torch.as_tensor(self.done, device=direction.device)
+        done = torch.as_tensor(self.done, dtype=torch.bool, device=direction.device)
         return torch.where(done[:, None], 0.0, direction)
 
     # ---- problems that leave ----
@@ -236,7 +236,7 @@ class Progress:
         """Of all problems."""
         if self._gone is None:
             return state
-        index = torch.as_tensor(self._here, device=state.w.device)
+        index = torch.as_tensor(self._here, dtype=torch.int64, device=state.w.device)
         pairs = zip(self._gone[:3], state[:3], strict=True)
         w, value, gradient = (old.index_copy(0, index, new) for old, new in pairs)
         objective, gradient_norm = self._gone.objective.copy(), self._gone.gradient_norm.copy()

@@ -280,7 +280,7 @@ class ArrayRows(Rows):
             self.rows_read += self.n_rows
             yield self._block(slice(None))
             return
-        order = torch.randperm(self.n_rows, generator=generator)
+        order = torch.randperm(self.n_rows, generator=generator, dtype=torch.int64, device="cpu")
         # Many batches are gathered at once and cut: a gather a batch would cost more than its products.
         n_gathered = batch_size * max(1, CHUNK_NUMBERS // (batch_size * self.n_features))
         for rows in order.split(n_gathered):
@@ -311,7 +311,11 @@ class ArrayRows(Rows):
         n_groups = (totals > 0).sum()
         share = 1 / totals.sum() + 1 / (n_groups * totals)
         measure = (weights * share.to(weights.dtype)[group]).mul_(0.5)
-        key = torch.rand(self.n_rows, generator=generator).to(self.device).div_(measure)
+        key = (
+            torch.rand(self.n_rows, generator=generator, dtype=torch.float32, device="cpu")
+            .to(self.device)
+            .div_(measure)
+        )
         drawn = (key < n_rows).nonzero()[:, 0]
         key, order = key[drawn].sort()
         drawn = drawn[order]

@@ -64,7 +64,7 @@ def _ranked(z: Tensor, positive: Tensor, weights: Tensor | None) -> tuple[Tensor
     z, order = z.sort(dim=1, descending=True)
     positive = positive.to(torch.float64).expand(z.shape).gather(1, order)
     every = torch.ones_like(positive) if weights is None else weights[order]
-    index = torch.arange(z.shape[1], device=z.device).expand(z.shape)
+    index = torch.arange(z.shape[1], dtype=torch.int64, device=z.device).expand(z.shape)
     starts = F.pad(z[:, 1:] != z[:, :-1], (1, 0), value=True)
     ends = F.pad(starts[:, 1:], (0, 1), value=True)
     first = torch.where(starts, index, 0).cummax(dim=1).values

@@ -9,9 +9,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.sgd import sgd
 
 from torch_logreg._solver import Block, Callback, Iteration, Objective, Solution, Solver
+from torch_logreg._torch_compat import sgd
 
 # Of the decrease that the gradient promises. What suits full batches, 0.1 and less, takes steps that fit
 # one minibatch and undo what others have found; a half is the most that a parabola's own minimum passes.

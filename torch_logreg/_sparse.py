@@ -196,7 +196,7 @@ def dense_rows(X: Sparse, start: int, stop: int) -> Tensor:
     n_stored = (crow[-1] - crow[0]).to(torch.int64)
     part = slice(int(first), int(first + n_stored))
     counts = crow.diff()
-    row = torch.arange(len(counts), device=crow.device).repeat_interleave(counts)
+    row = torch.arange(len(counts), dtype=torch.int64, device=crow.device).repeat_interleave(counts)
     dense = X.csr.values.new_zeros((len(counts), X.shape[1]))
     # Accumulate: CSR may hold an entry in several parts.
     column = X.csr.column[part].to(torch.int64)

@@ -52,8 +52,8 @@ class InnerProducts:
         arrays = (exact[~alone], transpose.indices[~alone], indptr)
         among = scipy.sparse.csr_array(arrays, shape=(int(shared.sum()), n))
         self._X, self._rows = sparse_pair(among, rows.device), rows
-        self._diagonal = torch.as_tensor(diagonal, device=rows.device)
-        self._shares = torch.as_tensor(shares, device=rows.device) if fit_intercept else None
+        self._diagonal = torch.from_numpy(diagonal).to(rows.device)
+        self._shares = torch.from_numpy(shares).to(rows.device) if fit_intercept else None
 
     def centred(self, v: Tensor) -> Tensor:
         """What combines the rows as `v` (K, n) does the centred ones."""
@@ -75,15 +75,15 @@ class SparseRowSpace:
     def __init__(self, columns: Columns, products: InnerProducts, objective: SparseRowObjective) -> None:
         self._columns, self._products, self._objective = columns, products, objective
         device = objective.rows.device
-        self.center = torch.as_tensor(columns.center, device=device)
-        self._squares = torch.as_tensor(columns.squares, device=device)
+        self.center = torch.from_numpy(columns.center).to(device)
+        self._squares = torch.from_numpy(columns.squares).to(device)
         self.strength, self.varies = objective.strength, self._squares > 0
 
     def to_raw(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients (1, K, d) and intercepts (1, K) for the columns of X."""
         a, _, intercept = self._objective.split(w)
         combined = self._products.centred(a).cpu().numpy()
-        coef = torch.as_tensor((self._columns.transpose @ combined.T).T, device=w.device)[None]
+        coef = torch.from_numpy((self._columns.transpose @ combined.T).T).to(w.device)[None]
         return coef, intercept[None] - coef @ self.center
 
     def from_raw(self, coef: Tensor, intercept: Tensor) -> Tensor:
