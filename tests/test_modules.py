@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from torch_logreg._criteria import resolve_criterion
-from torch_logreg._modules import ModuleSpec, RandomStream, build_module, check_module, penalised
+from torch_logreg._module_checks import check_module
+from torch_logreg._modules import ModuleSpec, RandomStream, build_module, penalised
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ FILES = sorted(PACKAGE.glob("*.py"))
 # such as `new_zeros` follow what they are given.
 FACTORIES = (
     "arange as_tensor asarray bartlett_window blackman_window empty empty_permuted empty_strided eye full "
-    "hamming_window hann_window kaiser_window linspace logspace normal ones rand randint randn randperm range "
-    "scalar_tensor sparse_bsc_tensor sparse_bsr_tensor sparse_compressed_tensor sparse_coo_tensor "
+    "hamming_window hann_window kaiser_window linspace logspace normal ones rand randint randn randperm "
+    "range scalar_tensor sparse_bsc_tensor sparse_bsr_tensor sparse_compressed_tensor sparse_coo_tensor "
     "sparse_csc_tensor sparse_csr_tensor tensor tril_indices triu_indices vander zeros"
 ).split()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +38,7 @@ from torch_logreg._inputs import (
 )
 from torch_logreg._lbfgs import LBFGS
 from torch_logreg._memory import saying_what_to_do
+from torch_logreg._module_copies import copied, picklable, unpickled
 from torch_logreg._modules import RandomStream
 from torch_logreg._natural import NaturalSGD
 from torch_logreg._parameters import check_all_are_read, check_solver_exists
@@ -49,6 +49,7 @@ from torch_logreg._separation import Separation, separation_of
 from torch_logreg._sgd import SGD
 from torch_logreg._sklearn_compat import CallbackSupportMixin, with_callbacks
 from torch_logreg._solver import REASONS, Iteration, Solver
+from torch_logreg._surroundings import undisturbed, with_plain_defaults
 
 SOLVERS: dict[str, Callable[..., Solver]] = {
     "natural-sgd": NaturalSGD,
@@ -384,7 +385,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             forward = Forward(self, X, y, metadata)
             work = np.inf if self._is_module() else work_of(data)
-            with self._without_autograd(data), one_thread_for(work):
+            device = resolve_device(self.device, data.X)
+            defaults = with_plain_defaults(device) if self._is_module() else nullcontext()
+            with undisturbed(device), defaults, self._without_autograd(data), one_thread_for(work):
                 fitted = self._solve(data, forward, initial)
             separated = self._separation(data, fitted)
             for name in ("coef_", "intercept_", "_module", "_link"):
@@ -558,8 +561,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         device = resolve_device(self.device, features)
         if linear:
             coef = self._dense_coef()
-            return linear_predictions(self, features, coef, self.intercept_, device, output)
-        with torch.inference_mode(False), torch.no_grad():
+            with undisturbed(device):
+                return linear_predictions(self, features, coef, self.intercept_, device, output)
+        with torch.inference_mode(False), torch.no_grad(), undisturbed(device):
             n_outputs = len(self.classes_)
             return module_predictions(features, self._module, self._link, n_outputs, device, output)
 
@@ -701,14 +705,31 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self.coef_ = scipy.sparse.csr_matrix(self.coef_)
         return self
 
+    def __sklearn_clone__(self) -> Self:
+        if not isinstance(self.module, nn.Module):
+            return super().__sklearn_clone__()
+        # `clone` makes a deep copy, which torch refuses of a module that keeps what it computed.
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.module = copied(self.module)
+        return super(TorchLogisticClassifier, twin).__sklearn_clone__()
+
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         # Only names of devices are pickled: skops and others refuse any object of torch.
         if isinstance(state.get("device"), torch.device):
             state = {**state, "device": str(state["device"])}
         if "_module" in state:  # which is one, and must be readable where there is no such device
-            state = {**state, "_module": copy.deepcopy(state["_module"]).cpu()}
+            state = {**state, "_module": picklable(copied(state["_module"]).cpu())}
+        if isinstance(state.get("module"), nn.Module):
+            state = {**state, "module": picklable(state["module"])}
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        modules: dict[str, Any] = {
+            name: unpickled(state[name]) for name in ("module", "_module") if name in state
+        }
+        super().__setstate__({**state, **modules})
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -38,6 +38,7 @@ from torch_logreg._rows import HALF
 from torch_logreg._separation import Separation, separation_of
 from torch_logreg._sklearn_compat import with_callbacks
 from torch_logreg._solver import REASONS, Iteration
+from torch_logreg._surroundings import undisturbed
 
 CV_SOLVERS = {name: make for name, make in SOLVERS.items() if name != "sgd"}
 AS_THERE = ("fit_intercept", "class_weight", "max_iter", "tol", "device", "random_state", "verbose")
@@ -294,7 +295,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             routed = route(self, params, weights)
             Cs = self._values()
             forward = Forward(self, X, y, None if sample_weight is None else {"sample_weight": sample_weight})
-            with self._without_autograd(data):
+            with undisturbed(resolve_device(self.device, data.X)), self._without_autograd(data):
                 fitted = self._choose(data, np.asarray(on_host(y)).reshape(-1), Cs, routed, forward)
             self.__dict__.update(fitted)
             forward.close()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torch_logreg._losses import LOSSES
+from torch_logreg._naming import described, naming
 
 # ---- links: what the outputs of a module mean ----
 
@@ -109,7 +110,12 @@ class Criterion:
         n_rows = len(codes)
         output = by_row(output, n_rows)
         single = output.ndim == 1 or output.shape[1] == 1
-        losses = self.loss(output, codes.to(output.dtype).view_as(output) if single else codes)
+        # Codes may be the user's own y, which a loss is not to write to.
+        target = codes.to(output.dtype, copy=True).view_as(output) if single else codes.clone()
+        advice = "It must take such outputs and targets, and give one loss a row, of shape (n_rows,)."
+        given = f"outputs {described(output)} and targets {described(target)}"
+        with naming(f"criterion={self.name} called with {given}", advice):
+            losses = self.loss(output, target)
         if losses.ndim == 0:
             return self._sum_of_mean(losses, weights).to(dtype)
         if losses.numel() != n_rows:

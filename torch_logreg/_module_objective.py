@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,7 +10,9 @@ from torch import Tensor, nn
 
 from torch_logreg._criteria import Criterion
 from torch_logreg._inputs import supports_float64
-from torch_logreg._modules import RandomStream, check_module, penalised
+from torch_logreg._module_checks import check_module, evaluate, forward
+from torch_logreg._module_copies import copied
+from torch_logreg._modules import RandomStream, penalised
 from torch_logreg._rows import dense_rows
 from torch_logreg._solver import Block, Curvature, Objective, Rows
 from torch_logreg._torch_compat import BATCH_NORM
@@ -103,7 +104,7 @@ class ModuleObjective(Objective):
     def module_at(self, w: Tensor) -> nn.Module:
         """A copy of the module with these weights, in memory of its own and in eval mode."""
         self._load(w)
-        return copy.deepcopy(self.module).eval()
+        return copied(self.module).eval()
 
     def snapshot(self, w: Tensor) -> Snapshot:
         """A copy of `w` and of the buffers as they are now."""
@@ -120,7 +121,11 @@ class ModuleObjective(Objective):
     @torch.no_grad()
     def _set_buffers(self, buffers: dict[str, Tensor]) -> None:
         for name, buffer in self.module.named_buffers():
-            buffer.copy_(buffers[name])
+            if buffer.shape == buffers[name].shape:
+                buffer.copy_(buffers[name])
+            else:  # one that a forward pass replaces
+                layer, _, own = name.rpartition(".")
+                setattr(self.module.get_submodule(layer), own, buffers[name].clone())
 
     def _load(self, w: Tensor) -> None:
         flat, start = w.detach()[0], 0
@@ -146,7 +151,7 @@ class ModuleObjective(Objective):
         self.module.eval()
         with self.stream.running(), torch.enable_grad():
             for X, codes, weights in self._chunks():
-                loss = self._loss(X, codes, weights)
+                loss = self._loss(forward(self.module, X), codes, weights)
                 value += loss.detach()
                 gradient += self._gradient(loss)
         return self._value(w, value, 1.0), self._penalise_gradient(w, gradient, 1.0)
@@ -159,7 +164,7 @@ class ModuleObjective(Objective):
         self.module.eval()
         with self.stream.running():
             for X, codes, weights in self._chunks():
-                value += self._loss(X, codes, weights)
+                value += self._loss(evaluate(self.module, X), codes, weights)
         return self._value(w, value, 1.0)
 
     def curvature(self, w: Tensor) -> Curvature:
@@ -179,7 +184,8 @@ class ModuleObjective(Objective):
         self._drawn_from = self.stream.state
         factor = self.rows.n_rows / n_nominal
         with self.stream.running(), torch.enable_grad():
-            loss = self._loss(dense_rows(block.X, 0, len(block.target)), block.target, block.weights[0])
+            outputs = forward(self.module, dense_rows(block.X, 0, len(block.target)))
+            loss = self._loss(outputs, block.target, block.weights[0])
             gradient = self._gradient(loss)
         return self._value(w, loss.detach(), factor), self._penalise_gradient(w, gradient, factor)
 
@@ -195,7 +201,8 @@ class ModuleObjective(Objective):
         buffers = self._buffers()
         try:
             with self.stream.running(replay=self._drawn_from):
-                loss = self._loss(dense_rows(block.X, 0, len(block.target)), block.target, block.weights[0])
+                outputs = evaluate(self.module, dense_rows(block.X, 0, len(block.target)))
+                loss = self._loss(outputs, block.target, block.weights[0])
         finally:
             self._set_buffers(buffers)
         return self._value(w, loss, self.rows.n_rows / n_nominal)
@@ -210,8 +217,15 @@ class ModuleObjective(Objective):
                 part = slice(start, start + step)
                 yield dense_rows(block.X, start, start + step), block.target[part], block.weights[0, part]
 
-    def _loss(self, X: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
-        return self.criterion.weighted_sum(self.module(X), codes, weights, self._exact)
+    def _loss(self, outputs: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
+        return self.criterion.weighted_sum(outputs, codes, weights, self._exact)
+
+    def outputs(self, w: Tensor, X: Tensor) -> Tensor:
+        """What the module gives in eval mode with weights `w` for some dense rows."""
+        self._load(w)
+        self.module.eval()
+        with self.stream.running(replay=self.stream.state):
+            return evaluate(self.module, X)
 
     def _gradient(self, loss: Tensor) -> Tensor:
         # A parameter without a part in this loss has the gradient 0; that of an embedding may be sparse.

@@ -1,10 +1,8 @@
-"""Modules: how they are built, what is checked of them before training, and their random numbers."""
+"""Modules: how they are built, what of them is penalised, and their random numbers."""
 
 from __future__ import annotations
 
-import copy
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -13,12 +11,9 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from torch_logreg._criteria import Criterion, LogitLink, ProbabilityLink, by_row
+from torch_logreg._module_copies import copied
 from torch_logreg._processes import ForkSafeLock
-from torch_logreg._torch_compat import NORM_LAYERS, UninitializedBuffer, global_generators, is_lazy
-
-MATERIALISING_ROWS = 2  # for lazy layers, which want a shape and no values
-LOG_PROBABILITY_ERROR = 1e-3  # of log-probabilities, in the log of their sum
+from torch_logreg._torch_compat import NORM_LAYERS, global_generators
 
 
 class ModuleSpec(BaseEstimator):
@@ -158,7 +153,7 @@ def build_module(
     """A module of our own from what the user gave as `module`, on `device`.
 
     Inside `RandomStream.running`, as builders draw the weights they start from. Lazy layers are still to
-    be materialised, by `check_module`.
+    be materialised, by `_module_checks.check_module`.
     """
     if module is None:
         # skip_init: a plain constructor draws from the global generator.
@@ -187,19 +182,13 @@ def build_module(
             "n_outputs) -> torch.nn.Module, or a ModuleSpec."
         )
     # A callable may hand out one and the same module each time: that one stays as it is too.
-    built = _copied(built).to(device=device, dtype=dtype)
+    built = copied(built).to(device=device, dtype=dtype)
     if not any(p.requires_grad for p in built.parameters()):
         raise ValueError(
             f"module={type(built).__name__} has no trainable parameter; set requires_grad=True on those that "
             "are to be fitted."
         )
     return built
-
-
-def _copied(module: nn.Module) -> nn.Module:
-    # torch cannot copy a buffer without a shape, as LazyBatchNorm has; there is nothing in it either.
-    shapeless = [b for b in module.buffers() if is_lazy(b)]
-    return copy.deepcopy(module, {id(b): UninitializedBuffer() for b in shapeless})
 
 
 def penalised(module: nn.Module) -> set[str]:
@@ -224,127 +213,6 @@ def _own_name(name: str) -> str:
     """The last part of a parameter's name; under a parametrisation, of the parameter it stands for."""
     parts = name.split(".")
     return parts[-2] if "parametrizations" in parts else parts[-1]
-
-
-def check_module(module: nn.Module, criterion: Criterion, X: Tensor) -> int:
-    """Check what `module` gives for some rows X before it is trained, and return its number of outputs.
-
-    Materialises lazy layers. Runs in eval mode, which leaves buffers as they are. Inside
-    `RandomStream.running`, as lazy layers draw.
-    """
-    modes = [(layer, layer.training) for layer in module.modules()]
-    module.eval()
-    try:
-        if any(is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()]):
-            with torch.no_grad():
-                module(X[:MATERIALISING_ROWS])
-        with torch.enable_grad():
-            output = module(X)
-    except RuntimeError as error:
-        error.add_note(
-            f"This was raised by module={type(module).__name__} called with X of shape {tuple(X.shape)}."
-        )
-        raise
-    finally:
-        for layer, training in modes:
-            layer.training = training
-    output = _check_output(output, module, len(X))
-    n_outputs = 1 if output.ndim == 1 else output.shape[1]
-    if n_outputs not in criterion.outputs:
-        needed = " or ".join(str(n) for n in criterion.outputs)
-        raise ValueError(
-            f"module={type(module).__name__} gives {n_outputs} outputs a row, and criterion={criterion.name} "
-            f"needs {needed} for these classes; change its last layer."
-        )
-    _check_link(output, module, criterion)
-    return n_outputs
-
-
-def _check_output(output: Any, module: nn.Module, n_rows: int) -> Tensor:
-    name, needed = f"module={type(module).__name__}", "(n_rows,) or (n_rows, n_outputs)"
-    if not isinstance(output, Tensor) or not output.is_floating_point():
-        kind = output.dtype if isinstance(output, Tensor) else type(output).__name__
-        raise TypeError(
-            f"{name} gives a {kind}; forward must return one floating-point tensor of shape {needed}."
-        )
-    rows = by_row(output, n_rows)
-    if rows.ndim not in (1, 2) or len(rows) != n_rows:
-        raise ValueError(
-            f"{name} gives an output of shape {tuple(output.shape)} for {n_rows} rows; it must be {needed}."
-        )
-    if not output.requires_grad:
-        raise ValueError(
-            f"{name} gives an output that does not depend on any trainable parameter; forward must not run "
-            "under no_grad, nor detach its result."
-        )
-    if bool(output.isnan().any()):
-        raise ValueError(f"{name} gives NaN with the weights it starts from; initialise it anew.")
-    return rows
-
-
-# What torch calls the gradients of operations that move, pick or bound numbers, and of those that end in
-# probabilities or their logarithms.
-MOVING = re.compile(
-    r"(UnsafeView|View|ReshapeAlias|Squeeze|Unsqueeze|Select|Slice|T|Transpose|Permute|ToCopy|Clone|Alias|"
-    r"Expand|Clamp|ClampMin|ClampMax|Stack|Cat)Backward\d*"
-)
-SQUASHING = re.compile(r"(Sigmoid|Hardsigmoid|LogSigmoid|Softmax|LogSoftmax)Backward\d*")
-LINEAR = re.compile(r"(Addmm|Mm|Addmv|Mv)Backward\d*")
-
-
-def _last_operations(output: Tensor) -> set[str]:
-    """Names of the operations that computed the numbers in `output`, whichever way they are written.
-
-    The graph shows ``nn.Sigmoid``, a submodule's call and ``torch.sigmoid`` alike. Values would not: a logit
-    may well lie between 0 and 1.
-    """
-    found, nodes = set(), [output.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None:
-            continue
-        if MOVING.fullmatch(node.name()):
-            nodes += [parent for parent, _ in node.next_functions]
-        else:
-            found.add(node.name())
-    return found
-
-
-def _check_link(output: Tensor, module: nn.Module, criterion: Criterion) -> None:
-    """Raise if the outputs cannot be what the criterion takes them for."""
-    name, operations = type(module).__name__, _last_operations(output)
-    output = output.detach()
-    if isinstance(criterion.link, LogitLink):
-        for match in filter(None, map(SQUASHING.fullmatch, sorted(operations))):
-            last = match[1]
-            instead = {
-                "Sigmoid": "set criterion=nn.BCELoss() (one output)",
-                "Softmax": "make it LogSoftmax and set criterion=nn.NLLLoss()",
-                "LogSoftmax": "set criterion=nn.NLLLoss()",
-            }.get(last, "set a criterion that takes it")
-            raise ValueError(
-                f"module={name} ends in {last}, but criterion={criterion.name} takes its outputs for logits, "
-                f"before any {last}; drop it from the module, or {instead}."
-            )
-    elif isinstance(criterion.link, ProbabilityLink):
-        inside = bool(((output >= 0) & (output <= 1)).all())
-        if not inside or any(map(LINEAR.fullmatch, operations)):
-            raise ValueError(
-                f"module={name} gives outputs that are no probabilities (from {float(output.min()):.3g} to "
-                f"{float(output.max()):.3g}), which criterion={criterion.name} needs; end it with "
-                "nn.Sigmoid(), or set criterion=nn.BCEWithLogitsLoss()."
-            )
-        if any(operation.startswith("Softmax") for operation in operations):
-            raise ValueError(
-                f"module={name} ends in Softmax over its one output, which is always 1; end it with "
-                "nn.Sigmoid()."
-            )
-    elif bool((output.logsumexp(dim=1).abs() > LOG_PROBABILITY_ERROR).any()):
-        raise ValueError(
-            f"module={name} gives outputs that are no log-probabilities (their exponentials do not sum to "
-            f"1), which criterion={criterion.name} needs; end it with nn.LogSoftmax(dim=1), or set "
-            "criterion=nn.CrossEntropyLoss()."
-        )
 
 
 # ---- randomness ----

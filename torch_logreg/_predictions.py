@@ -11,9 +11,10 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from torch_logreg._criteria import Link, LogitLink
+from torch_logreg._criteria import Link, LogitLink, class_major
 from torch_logreg._inputs import Features, check_finite, float_dtype, supports_float64, to_tensor
-from torch_logreg._problems import module_outputs, on_device
+from torch_logreg._module_predictor import ModulePredictor
+from torch_logreg._problems import all_dense, on_device
 from torch_logreg._processes import one_thread_for
 from torch_logreg._rows import HALF, matmul, upcast_rows
 
@@ -67,15 +68,17 @@ def module_predictions(
     X: Features, module: nn.Module, link: Link, n_outputs: int, device: torch.device, output: Output
 ) -> np.ndarray:
     """`output` of what a module gives in eval mode, whatever mode a user of it has put it in."""
-    module = module.to(device).eval()
-    dtype = next(module.parameters()).dtype
+    predictor, dtype = ModulePredictor(module, device), next(module.parameters()).dtype
     # Rows are dense there, and may have many columns.
     step = min(_chunk_rows(X, n_outputs, device), max(1, ACCELERATOR_NUMBERS // X.shape[1]))
     if isinstance(X, Tensor) and X.dtype in HALF:
         step = min(step, upcast_rows(X))
-    return _by_chunks(
-        X, step, lambda rows: output(link, module_outputs(module, on_device(rows, device, dtype), dtype))
-    )
+
+    def of_chunk(rows: Features) -> Tensor:
+        outputs = predictor.outputs(all_dense(on_device(rows, device, dtype), dtype))
+        return output(link, class_major(outputs, rows.shape[0]))
+
+    return _by_chunks(X, step, of_chunk)
 
 
 def _chunk_rows(X: Features, n_outputs: int, device: torch.device) -> int:

@@ -24,6 +24,7 @@ from torch_logreg._row_space import RowSpace, has_short_rows, inner_products, sp
 from torch_logreg._rows import ArrayRows, dense_rows, matmul, sparse_matrix
 from torch_logreg._solver import Matrix, Objective
 from torch_logreg._sparse_row_space import SparseRowObjective, SparseRowSpace, sparse_row_space
+from torch_logreg._torch_compat import original
 
 Coefficients = tuple[np.ndarray, np.ndarray]  # (K, d), (K,)
 
@@ -218,7 +219,8 @@ def module_problem(
         return _coefficients(trained) if module is None else {"_module": trained, "_link": loss.link}
 
     def predict(w: Tensor, X: Matrix) -> Tensor:
-        return loss.link.decision(module_outputs(objective.module_at(w), X, dtype))
+        outputs = objective.outputs(w, all_dense(X, dtype))
+        return loss.link.decision(class_major(outputs, X.shape[0]))
 
     return Problem(
         objective,
@@ -234,6 +236,7 @@ def module_problem(
 
 
 def _go_on_from(built: nn.Module, earlier: nn.Module) -> None:
+    built, earlier = original(built), original(earlier)  # one of both may be compiled
     state = earlier.state_dict()
     if isinstance(built, nn.Linear) and built.out_features == 2 * len(state.get("weight", ())) == 2:
         state = {name: torch.cat([-value / 2, value / 2]) for name, value in state.items()}
@@ -271,9 +274,6 @@ def on_device(X: Any, device: torch.device, dtype: torch.dtype) -> Matrix:
     return part if isinstance(part, Tensor) else sparse_matrix(part, device, transpose=False)
 
 
-def module_outputs(module: nn.Module, X: Matrix, dtype: torch.dtype) -> Tensor:
-    """Outputs of a module of that dtype in eval mode, class-major."""
-    n_rows = X.shape[0]
-    dense = dense_rows(X, 0, n_rows).to(dtype)
-    with RandomStream(0, dense.device).running():  # some modules draw even in eval mode
-        return class_major(module(dense), n_rows)
+def all_dense(X: Matrix, dtype: torch.dtype) -> Tensor:
+    """All rows of X as a dense array, for a module."""
+    return dense_rows(X, 0, X.shape[0]).to(dtype)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torch_logreg._naming import naming
 from torch_logreg._solver import Block, Callback, Iteration, Objective, Solution, Solver
 from torch_logreg._torch_compat import sgd
 
@@ -19,6 +20,10 @@ SUFFICIENT = 0.5
 FIRST_STEP, MAX_STEP = 1.0, 1e4
 GROWTH, FULL_GROWTH = 1.3, 2.0  # of the step, at most: over an epoch of minibatches; of a full batch
 FULL_TRIALS = 40  # step lengths tried in a full-batch update
+SCHEDULE = (
+    "lr_schedule takes an optimizer and returns a scheduler of torch.optim.lr_scheduler, which is stepped "
+    "once an epoch."
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,10 @@ class Stock:
             momentum=settings.momentum,
             nesterov=settings.nesterov,
         )
-        self._schedule = settings.lr_schedule and settings.lr_schedule(self._optimizer)
+        self._schedule = None
+        if settings.lr_schedule is not None:
+            with naming(f"lr_schedule={settings.lr_schedule!r} called with the optimizer", SCHEDULE):
+                self._schedule = settings.lr_schedule(self._optimizer)
 
     def minibatch(self, block: Block, n_nominal: int) -> None:
         self._follow(self._objective.batch_gradient(self._parameter.data, block, n_nominal))
@@ -131,7 +139,8 @@ class Stock:
     def _follow(self, gradient: Tensor) -> None:
         self._parameter.grad = gradient
         if self._schedule is not None:  # and may change all of the optimizer, or hook into its steps
-            self._optimizer.step()
+            with naming("a step of the optimizer that lr_schedule was given", SCHEDULE):
+                self._optimizer.step()
             return
         # All that the method `step` does to the weights: the rest of it takes as long as the gradient.
         sgd(
@@ -150,10 +159,13 @@ class Stock:
 
     def end_epoch(self, F: float) -> float:
         length = float(self._optimizer.param_groups[0]["lr"])
-        if isinstance(self._schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self._schedule.step(F)
-        elif self._schedule is not None:
-            self._schedule.step()
+        if self._schedule is None:
+            return length
+        with naming(f"the step after an epoch of lr_schedule, a {type(self._schedule).__name__}", SCHEDULE):
+            if isinstance(self._schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                self._schedule.step(F)
+            else:
+                self._schedule.step()
         return length
 
 

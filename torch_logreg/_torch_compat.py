@@ -17,6 +17,7 @@ __all__ = [
     "accelerator",
     "global_generators",
     "is_lazy",
+    "original",
     "sgd",
 ]
 
@@ -45,7 +46,7 @@ def global_generators(device: torch.device) -> list[torch.Generator]:
 
 def original(module: nn.Module) -> nn.Module:
     """The module that `torch.compile` was given, if this is what it made; else the module."""
-    return vars(module)["_modules"].get(COMPILED, module)
+    return getattr(module, COMPILED, module)
 
 
 # ---- how exact products of float32 are ----

@@ -1,0 +1,220 @@
+"""Copies of modules as people have them: with what they computed, hooks, parametrisations, compiled ones."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+import io
+import types
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from torch_logreg._torch_compat import UninitializedBuffer, is_lazy, original
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# What holds no tensors of a module's own, and much else.
+OPAQUE = type | types.ModuleType | types.FrameType | types.CodeType | str | bytes
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy in memory of its own, without the graphs of tensors that the module has computed and kept.
+
+    `copy.deepcopy` raises for these, and leaves the hooks that are functions with the module that they were
+    made for.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in _tensors_in(module):
+        if not tensor.is_leaf:
+            memo[id(tensor)] = tensor.detach().clone()
+        elif is_lazy(tensor) and not isinstance(tensor, nn.Parameter):
+            # torch cannot copy a buffer without a shape, as LazyBatchNorm has; there is nothing in it either.
+            memo[id(tensor)] = UninitializedBuffer()
+    return _deep_copy(module, memo)
+
+
+def sharing_tensors(module: nn.Module) -> nn.Module:
+    """A copy with the same tensors, so that modes and what a forward pass keeps are its own."""
+    module = original(module)
+    return _deep_copy(module, {id(tensor): tensor for tensor in _tensors_in(module)})
+
+
+def _deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    with torch.enable_grad():  # without it copies of scripted modules have no trainable parameters
+        copy_ = copy.deepcopy(module, memo)
+    for layer in copy_.modules():
+        for name in HOOKS:
+            hooks = vars(layer).get(name) or {}
+            for key, hook in hooks.items():
+                hooks[key] = _rebound(hook, memo)
+    return copy_
+
+
+def _rebound(function: Any, memo: dict[int, Any]) -> Any:
+    """A function that refers to the copies of what it refers to, where it closes over any of it."""
+    if isinstance(function, functools.partial):
+        return functools.partial(_rebound(function.func, memo), *function.args, **function.keywords)
+    if not isinstance(function, types.FunctionType) or not function.__closure__:
+        return function
+    contents = [cell.cell_contents for cell in function.__closure__]
+    if not any(isinstance(content, nn.Module) and id(content) in memo for content in contents):
+        return function
+    cells = tuple(types.CellType(memo.get(id(content), content)) for content in contents)
+    rebound = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
+    )
+    rebound.__kwdefaults__ = function.__kwdefaults__
+    rebound.__dict__.update(function.__dict__)
+    return rebound
+
+
+def _tensors_in(module: nn.Module) -> Iterator[Tensor]:
+    """All tensors that a deep copy of the module would come across."""
+    seen: set[int] = set()
+    found: list[Any] = [module]
+    while found:
+        item = found.pop()
+        if id(item) in seen or isinstance(item, OPAQUE):
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            yield item
+            found.append(item.grad if item.is_leaf else None)
+            found += vars(item).values()
+        elif isinstance(item, types.FunctionType):  # which is not copied
+            continue
+        elif isinstance(item, nn.Module) and not isinstance(item, torch.jit.ScriptModule):
+            found += vars(item).values()
+        else:
+            found += gc.get_referents(item)
+
+
+# ---- what a forward pass leaves behind ----
+
+
+class Traces:
+    """What a module's own attributes are now, to be compared with what they are after a forward pass."""
+
+    def __init__(self, module: nn.Module) -> None:
+        # With the objects themselves: a new one could get the identity of an old one that is gone.
+        self._items = list(_state_of(module))
+
+    def left_in(self, module: nn.Module) -> bool:
+        """Whether an attribute, or a tensor of one, is another now."""
+        now = list(_state_of(module))
+        return len(now) != len(self._items) or any(
+            a is not b or m != n for (a, m), (b, n) in zip(now, self._items, strict=True)
+        )
+
+
+def _state_of(module: nn.Module) -> Iterator[tuple[Any, int]]:
+    seen: set[int] = set()
+    found: list[Any] = [vars(layer) for layer in module.modules()]
+    while found:
+        item = found.pop()
+        yield item, version(item)
+        if id(item) in seen or isinstance(item, OPAQUE | Tensor | nn.Module | types.FunctionType):
+            continue
+        seen.add(id(item))
+        if isinstance(item, list | tuple | set):
+            found += item
+        else:
+            found += (item if isinstance(item, dict) else getattr(item, "__dict__", {})).values()
+
+
+def version(item: Any) -> int:
+    """How often a tensor was written to, as far as torch counts that."""
+    return item._version if isinstance(item, Tensor) and not item.is_inference() else 0
+
+
+# ---- pickles ----
+
+
+class Recipe(NamedTuple):
+    """One parametrised tensor of a layer."""
+
+    layer: str
+    tensor: str
+    parametrizations: list[nn.Module]
+    state: dict[str, Any]
+    trainable: list[bool]
+
+
+class Parametrised(NamedTuple):
+    """A module in a form that can be pickled: torch refuses classes that it makes for parametrisations."""
+
+    plain: nn.Module
+    recipes: list[Recipe]
+    training: list[bool]
+
+    def rebuild(self) -> nn.Module:
+        """The module."""
+        module = copied(self.plain)
+        for recipe in self.recipes:
+            layer = module.get_submodule(recipe.layer)
+            for each in recipe.parametrizations:
+                # unsafe: the checks would run it, and draw random numbers for some.
+                parametrize.register_parametrization(layer, recipe.tensor, each, unsafe=True)
+            of_tensor: Any = layer.parametrizations[recipe.tensor]  # type: ignore[index]
+            of_tensor.load_state_dict(recipe.state)
+            for parameter, trainable in zip(of_tensor.parameters(), recipe.trainable, strict=True):
+                parameter.requires_grad_(trainable)
+        for layer, training in zip(module.modules(), self.training, strict=True):
+            layer.training = training
+        return module
+
+
+class Scripted(NamedTuple):
+    """A module of `torch.jit` as its archive."""
+
+    archive: bytes
+
+    def rebuild(self) -> nn.Module:
+        """The module."""
+        return torch.jit.load(io.BytesIO(self.archive))
+
+
+def picklable(module: nn.Module) -> nn.Module | Parametrised | Scripted:
+    """A copy of the module that pickle takes, if what is in it can be pickled at all."""
+    if isinstance(module, torch.jit.ScriptModule):
+        file = io.BytesIO()
+        torch.jit.save(module, file)
+        return Scripted(file.getvalue())
+    module = copied(module)
+    modes = [layer.training for layer in module.modules()]
+    layers = [(n, layer) for n, layer in module.named_modules() if parametrize.is_parametrized(layer)]
+    if not layers:
+        return module
+    recipes = []
+    for name, layer in layers:
+        of_layer: Any = layer.parametrizations
+        plain = {tensor: getattr(layer, tensor).detach().clone() for tensor in of_layer}
+        for tensor, parametrizations in of_layer.items():
+            state = {key: value.detach().clone() for key, value in parametrizations.state_dict().items()}
+            trainable = [parameter.requires_grad for parameter in parametrizations.parameters()]
+            recipes.append(Recipe(name, tensor, list(parametrizations), state, trainable))
+        # Not by torch's own `remove_parametrizations`: it changes the class, which copies have in common.
+        layer.__class__ = type(layer).__bases__[0]
+        del layer._modules["parametrizations"]
+        for tensor, value in plain.items():
+            layer.register_parameter(tensor, nn.Parameter(value))
+        _drop_local_hooks_of_torch(layer)
+    return Parametrised(module, recipes, modes)
+
+
+def _drop_local_hooks_of_torch(layer: nn.Module) -> None:
+    """Drop what torch's `weight_norm` adds for reading older checkpoints: a function that pickle refuses."""
+    hooks: Any = layer._load_state_dict_pre_hooks
+    for key, wrapped in list(hooks.items()):
+        hook = getattr(wrapped, "hook", wrapped)
+        if hook.__module__.startswith("torch.") and "<locals>" in hook.__qualname__:
+            del hooks[key]
+
+
+def unpickled(module: Any) -> Any:
+    """What `picklable` was given."""
+    return module.rebuild() if isinstance(module, Parametrised | Scripted) else module
