@@ -129,6 +129,31 @@ def objective(
     return float(loss) if np.isinf(C) else float(C * loss + 0.5 * np.sum(coef**2))
 
 
+def objective_rounding(
+    coef: Array,
+    intercept: Array,
+    X: Array,
+    codes: Array,
+    C: float,
+    sample_weight: Array | None = None,
+) -> float:
+    """By how much rounding may move what `objective` returns, to first order.
+
+    An inner product of d + 1 terms is off by at most ``(d + 1) eps`` times the sum of their sizes (Higham 2002,
+    Accuracy and Stability of Numerical Algorithms, section 3.1), a loss by its derivative times that, and the
+    sum of n losses by ``n eps`` of itself.
+    """
+    eps = np.finfo(np.float64).eps
+    coef, intercept = np.asarray(coef, dtype=np.float64), np.asarray(intercept, dtype=np.float64)
+    X = np.asarray(X, dtype=np.float64)
+    weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    of_logits = (X.shape[1] + 1) * eps * (np.abs(X) @ np.abs(coef).T + np.abs(intercept))  # (n, 1 or K)
+    slopes = np.abs(_residuals(_class_logits(coef, intercept, X), codes))[:, -len(coef) :]
+    moved = weight @ (slopes * of_logits).sum(axis=1)
+    total = len(X) * eps * objective(coef, intercept, X, codes, np.inf, weight)
+    return float((moved + total) * (1 if np.isinf(C) else C))
+
+
 def gradient(
     coef: Array,
     intercept: Array,

@@ -22,7 +22,7 @@ CHOLESKY_PARAMETERS = 1024  # above it a factorisation costs more than the produ
 FACTOR_PARAMETERS = 2048  # of one output, above which the same is true of an eigendecomposition
 MEMORY = 10  # secant pairs
 LAZY_WORK = 2**24  # multiplications for a Fisher matrix below which a new one costs next to nothing
-LONG, FACTORISED_WORK = 20, 2**30  # updates, and multiplications for a Fisher matrix, see `Descent`
+LONG, FACTORISED_WORK = 15, 2**30  # updates, and multiplications for a Fisher matrix, see `Descent`
 BATCH_ACCURACY = 1.0  # of what sampling alone leaves of the decrement
 BATCH_UPDATES = 25  # at most, on one sample of the rows
 
@@ -211,6 +211,11 @@ class Descent:
                 self._lazy = False
                 pairs.clear()
             if isinstance(metric, SampledFisher) and self._should_factorise(progress.updates - first):
+                if len(progress.n_iter) == 1:  # it has a line search for such problems
+                    newton = SmallNewton(
+                        self._objective, self._max_iter, progress.tol, self._callback, progress.updates
+                    )
+                    return newton.run(state.w)
                 metric = self._metric = Cholesky(self._objective)
             fresh = metric.due(progress.updates - first, contracting, full_step)
             if fresh:

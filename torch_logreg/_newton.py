@@ -24,6 +24,9 @@ from torch_logreg._solver import Callback, Iteration, Objective, Solution
 # Of a step that had to be cut, lengths that are tried too: where classes are nearly separable dozens of such
 # steps follow one another, and half of a whole one is often far from the best.
 LENGTHS = (0.25, 0.5, 0.7, 1.4)
+# Of the slope along a whole step, what is left where twice its length is tried too, and so on: a quadratic
+# function leaves nothing, and exp(-z), what is left of losses where classes are nearly separable, 0.37.
+STEEP, LONGEST = 0.25, 64.0
 
 
 class Point(NamedTuple):
@@ -40,11 +43,20 @@ class SmallNewton:
 
     The same steps and stopping rule with numbers in place of arrays over the problems: arrays of one number
     would take as long as all products of the rows together. The line search is the same too, but that the
-    best of a few lengths is taken where a whole step is too long.
+    best of a few lengths is taken where a whole step is too long, and longer ones where it is too short.
+    `n_before` updates were made by another method.
     """
 
-    def __init__(self, objective: Objective, max_iter: int, tol: float | None, callback: Callback) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        max_iter: int,
+        tol: float | None,
+        callback: Callback,
+        n_before: int = 0,
+    ) -> None:
         self._objective, self._max_iter, self._tol, self._callback = objective, max_iter, tol, callback
+        self._n_before = n_before
         self._eps = objective.eps
         self._least = 4 * float(torch.finfo(objective.dtype).eps)
         self._tiny = float(torch.finfo(objective.dtype).tiny)
@@ -53,7 +65,7 @@ class SmallNewton:
 
     def run(self, w: Tensor) -> Solution:
         here = self._start(w)
-        reason, n_iter = "max_iter", 0
+        reason, n_iter = "max_iter", self._n_before
         while reason == "max_iter" and n_iter < self._max_iter:
             direction, info = self._direction(here)
             if not n_iter:
@@ -61,7 +73,7 @@ class SmallNewton:
             before, (here, step, decrement, failed) = here, self._backtrack(here, direction, info)
             if self._tol is not None:
                 reason = self._reason(before, step, decrement, failed, self._tol)
-                if reason == "converged" and step == 1 and self._falls_on(here, direction, decrement):
+                if reason == "converged" and step >= 1 and self._falls_on(here, direction, decrement):
                     reason = "max_iter"
             damping = self._damping * 100 if failed else self._damping / 100
             self._damping = min(max(damping, self._least), MAX_DAMPING)
@@ -104,13 +116,26 @@ class SmallNewton:
                 or (value <= noise and self._has_turned(gradient, direction, along))
             ):
                 found = Point(w, gradient, value, norm)
-                found, step = (found, step) if step == 1 else self._best(here, direction, found, step)
+                if step == 1:
+                    found, step = self._longer(here, direction, found, along)
+                else:
+                    found, step = self._best(here, direction, found, step)
                 return found, step, -along, failed != 0
             if not along <= 0:  # NaN too
                 break
             step /= 2
             w = here.w + step * direction
         return here, 0.0, -along, failed != 0
+
+    def _longer(self, here: Point, direction: Tensor, found: Point, along: float) -> tuple[Point, float]:
+        """The point found by a whole step, or one of several such, while F falls on by much."""
+        step = 1.0
+        while step < LONGEST and -float(torch.linalg.vecdot(found.gradient, direction)) > -STEEP * along:
+            longer = self._at(here.w + 2 * step * direction)
+            if not longer.value < found.value:
+                break
+            found, step = longer, 2 * step
+        return found, step
 
     def _best(self, here: Point, direction: Tensor, found: Point, step: float) -> tuple[Point, float]:
         """What is lowest of the point found at `step` and of those near it."""

@@ -37,7 +37,6 @@ import oracle  # noqa: E402
 # nearly separated the objective is next to 0, and rounding of the coefficients is seen in it.
 OBJECTIVE = {("float64", 1e-4): 1e-5, ("float64", 1e-7): 1e-6, ("float32", 1e-4): 1e-3}
 TOLERANCE = {("float64", 1e-4): 1e-3, ("float64", 1e-7): 1e-6, ("float32", 1e-4): 1e-3}
-WORSE = 1e-11  # relative, of an objective that is above another by more than rounding
 FORMATS = {
     "C order": np.ascontiguousarray,
     "Fortran order": np.asfortranarray,
@@ -127,7 +126,12 @@ def judge(case: Case) -> str:
     if best.rounding > TOLERANCE[key] / 4:
         return "no judge: the oracle's coefficients cancel"
     value = oracle.objective(model.coef_, model.intercept_, plain, case.codes, *settings[:2])
-    if value < (1 - WORSE) * best.objective:
+    # Each value is as far from that of its coefficients as their raw predictions are rounded.
+    rounding = sum(
+        oracle.objective_rounding(*coefficients, plain, case.codes, *settings[:2])
+        for coefficients in ((model.coef_, model.intercept_), best[:2])
+    )
+    if value < best.objective - rounding:
         return "no judge: the oracle is above the fit"
     z = plain @ best.coef.T + best.intercept
     probabilities = softmax(z, axis=1) if K > 2 else expit(np.column_stack([-z, z]))
