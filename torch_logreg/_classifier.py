@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,7 @@ from torch_logreg._memory import saying_what_to_do
 from torch_logreg._modules import RandomStream
 from torch_logreg._natural import NaturalSGD
 from torch_logreg._parameters import check_all_are_read, check_solver_exists
+from torch_logreg._ported import ADVICE, Advice, advising, refusal
 from torch_logreg._predictions import Output, linear_predictions, module_predictions
 from torch_logreg._problems import Method, Problem, linear_problem, module_problem, work_of
 from torch_logreg._processes import one_thread_for, safe_after_fork
@@ -254,7 +255,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     0.958
     """
 
-    _doc_link_module = "torch_logreg"
+    _advice: ClassVar[Advice] = ADVICE
 
     _parameter_constraints: dict = {
         "C": [Interval(Real, 0, None, closed="right")],
@@ -279,6 +280,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         "verbose": ["verbose"],
     }
 
+    @advising(ADVICE)
     def __init__(
         self,
         *,
@@ -393,6 +395,30 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         if self.tol is not None and self.stop_reason_ in REASONS:
             self._warn_not_converged(separated)
         return self
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters of this estimator, or of a `ModuleSpec` in it as ``module__hidden``.
+
+        Parameters
+        ----------
+        **params : dict
+            New values by name.
+
+        Returns
+        -------
+        self : TorchLogisticClassifier
+            The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            For a name that is no parameter; for one of LogisticRegression with what to write instead.
+        """
+        own = self._get_param_names()  # a subclass may have one of LogisticRegression's names
+        foreign = {name: value for name, value in params.items() if name not in own}
+        if (message := refusal(self, foreign, self._advice)) is not None:
+            raise ValueError(message)
+        return super().set_params(**params)
 
     def _check_parameters(self) -> None:
         check_solver_exists(self.solver, SOLVERS)

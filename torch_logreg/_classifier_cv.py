@@ -34,6 +34,7 @@ from torch_logreg._inputs import (
 )
 from torch_logreg._parameters import check_solver_exists
 from torch_logreg._path import Path, PathSolver
+from torch_logreg._ported import ADVICE_CV, advising
 from torch_logreg._rows import HALF
 from torch_logreg._separation import Separation, separation_of
 from torch_logreg._solver import REASONS, Iteration
@@ -195,6 +196,8 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
     C, module, criterion, early_stopping, warm_start = 1.0, None, None, False, False
     learning_rate, momentum, nesterov, batch_size, lr_schedule = "auto", 0.0, False, "auto", None
 
+    _advice = ADVICE_CV
+
     _parameter_constraints: dict = {
         "Cs": [Interval(Integral, 1, None, closed="left"), "array-like"],
         "cv": ["cv_object"],
@@ -217,6 +220,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         "solver": [StrOptions({"auto", *CV_SOLVERS})],
     }
 
+    @advising(ADVICE_CV)
     def __init__(
         self,
         *,
