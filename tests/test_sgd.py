@@ -265,7 +265,20 @@ UNREAD = {
     "batch_size ": {"solver": "natural-sgd", "batch_size": None},
     "lr_schedule": {"solver": "newton-cholesky", "lr_schedule": halving},
     "module": {"solver": "lbfgs", "module": mlp},
-    "criterion": {"solver": "lbfgs", "criterion": nn.BCEWithLogitsLoss()},
+    "criterion": {"solver": "lbfgs", "criterion": nn.BCELoss()},
+    "criterion.*which minimises the cross-entropy": {
+        "solver": "newton-cg",
+        "criterion": nn.CrossEntropyLoss(label_smoothing=0.1),
+    },
+    "criterion.*no weight of elements": {
+        "solver": "natural-sgd",
+        "criterion": nn.BCEWithLogitsLoss(weight=torch.ones(1)),
+    },
+    "criterion.*or ignore_index": {
+        "solver": "newton-cholesky",
+        "criterion": nn.CrossEntropyLoss(ignore_index=0),
+    },
+    "criterion.*use solver='sgd'": {"solver": "lbfgs", "criterion": focal},
     "momentum ": {"solver": "sgd", "learning_rate": "auto", "momentum": 0.9},
     "lr_schedule ": {"solver": "sgd", "learning_rate": "auto", "lr_schedule": halving},
     "nesterov": {"solver": "sgd", "learning_rate": 0.1, "nesterov": True},

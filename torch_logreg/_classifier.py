@@ -23,6 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from torch_logreg._callbacks import CallbackSupportMixin, Forward, Recorder, scaled, with_callbacks
+from torch_logreg._criteria import is_cross_entropy, weights_of_classes
 from torch_logreg._early_stopping import EarlyStopping, codes_of, split
 from torch_logreg._initial import Initial
 from torch_logreg._inputs import (
@@ -36,6 +37,7 @@ from torch_logreg._inputs import (
     on_host,
     resolve_device,
     to_tensor,
+    weigh_classes,
 )
 from torch_logreg._lbfgs import LBFGS
 from torch_logreg._memory import saying_what_to_do
@@ -108,10 +110,14 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         None: binary cross-entropy of one logit, softmax cross-entropy of several. An instance or a
         class. ``nn.BCELoss`` says that the module gives probabilities, ``nn.NLLLoss`` log-probabilities,
         any other that it gives logits. It is evaluated row by row and weighted with ``s_i``.
+        Of the linear model ``nn.BCEWithLogitsLoss`` and ``nn.CrossEntropyLoss`` are the same as None, with
+        `pos_weight` and `weight` of classes as factors of ``s_i``, except with "sgd"; any other loss, a
+        `weight` of ``nn.BCEWithLogitsLoss``, `label_smoothing` and an `ignore_index` of 0 or more need "sgd".
 
     solver : str, default="auto"
         "auto"
-            "sgd" if `learning_rate` is a number or a `module` or `criterion` is given, else "natural-sgd".
+            "sgd" if `learning_rate` is a number, or a `module` or a `criterion` that needs it is given, else
+            "natural-sgd".
         "natural-sgd"
             Natural-gradient descent: the Fisher matrix is the metric. On small data each step takes all rows,
             which makes it a damped Newton step. On large data the first steps are on random samples of
@@ -381,7 +387,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             # Of rows that early stopping keeps, no sum over the rows to train on would tell.
             whole = self._solver_name() != "sgd" and not self.early_stopping
             defer_finite = whole and not self._is_module()
-            data = check_fit(self, X, y, sample_weight, self.class_weight, defer_finite)
+            data = self._with_weights_of_criterion(
+                check_fit(self, X, y, sample_weight, self.class_weight, defer_finite)
+            )
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             forward = Forward(self, X, y, metadata)
             work = np.inf if self._is_module() else work_of(data)
@@ -428,11 +436,18 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     def _solver_name(self) -> str:
         if self.solver != "auto":
             return self.solver
-        plain = self.learning_rate != "auto" or self.module is not None or self.criterion is not None
-        return "sgd" if plain else "natural-sgd"
+        plain = self.learning_rate != "auto" or self.module is not None
+        return "sgd" if plain or not is_cross_entropy(self.criterion) else "natural-sgd"
 
     def _is_module(self) -> bool:
-        return self.module is not None or self.criterion is not None
+        """Whether losses are the criterion's own: all solvers but "sgd" minimise the cross-entropy."""
+        return self.module is not None or (self.criterion is not None and self._solver_name() == "sgd")
+
+    def _with_weights_of_criterion(self, data: TrainingData) -> TrainingData:
+        if self.criterion is None or self._is_module():
+            return data
+        of_class = weights_of_classes(self.criterion, data.classes)
+        return data if of_class is None else weigh_classes(data, of_class)
 
     def _without_autograd(self, data: TrainingData) -> AbstractContextManager[Any]:
         """Inference mode where it works and nothing needs a gradient by autograd.

@@ -104,6 +104,14 @@ def check_fit(
     return TrainingData(X, codes, classes, weights)
 
 
+def weigh_classes(data: TrainingData, of_class: np.ndarray) -> TrainingData:
+    """The same with the weights of rows multiplied by those of their classes, (n_classes,)."""
+    with np.errstate(over="ignore"):  # which is seen to below
+        weights = data.weights * of_class[data.codes]
+    _check_range(weights, data.codes, float_info(data.X))
+    return data._replace(weights=weights)
+
+
 def _check_class_weight(class_weight: Any, classes: np.ndarray) -> None:
     """Raise where scikit-learn does, and say which of the names is unknown."""
     if not isinstance(class_weight, Mapping):
