@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
@@ -15,6 +16,7 @@ from sklearn.utils import estimator_html_repr
 from torch import nn
 
 from torch_logreg import ModuleSpec, TorchLogisticClassifier, TorchLogisticClassifierCV
+from torch_logreg._classifier import SOLVERS
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(60, 3))
@@ -175,3 +177,32 @@ def test_the_html_of_an_estimator_has_no_link_to_a_page_that_does_not_exist(esti
         links = re.findall(r'href="([^"]*)"', page)
         assert [link for link in links if "torch_logreg" in link or type(estimator).__name__ in link] == []
         assert "generated/torch_logreg" not in page
+
+
+# ---- what programs look for in warnings ----
+
+
+def separable(rows):
+    return rows, (rows[:, 0] > 0).astype(int)
+
+
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "sgd"])
+@pytest.mark.parametrize("kind", BOTH)
+def test_a_fit_that_needs_more_iterations_says_so_in_the_words_of_scikit_learn(kind, solver):
+    with pytest.warns(ConvergenceWarning) as of_reference:
+        LogisticRegression(max_iter=1, tol=1e-12).fit(X * [1, 100, 0.01], y)
+    words = r"lbfgs failed to converge", r"Increase the number of iterations", r"\(max_iter=1\)"
+    assert all(re.search(word, str(of_reference[0].message)) for word in words)
+    with pytest.warns(ConvergenceWarning) as ours:
+        kind(solver=solver, max_iter=1, tol=1e-12).fit(X * [1, 100, 0.01], y)
+    message = str(ours[0].message)
+    assert len(ours) == 1 and message.startswith(f"{solver} failed to converge ")
+    assert message.count("Increase the number of iterations to improve the convergence (max_iter=1)") == 1
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_a_fit_that_more_iterations_do_not_help_does_not_ask_for_them(kind):
+    free = {"C": np.inf} if kind is TorchLogisticClassifier else {"Cs": [np.inf]}
+    with pytest.warns(ConvergenceWarning, match="^natural-sgd failed to converge .* separated") as caught:
+        kind(**free).fit(*separable(X))
+    assert "Increase" not in str(caught[0].message)

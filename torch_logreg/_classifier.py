@@ -50,7 +50,7 @@ from torch_logreg._problems import Method, Problem, linear_problem, module_probl
 from torch_logreg._processes import one_thread_for, safe_after_fork
 from torch_logreg._separation import Separation, separation_of
 from torch_logreg._sgd import SGD
-from torch_logreg._solver import REASONS, Iteration, Solver
+from torch_logreg._solver import FAILED, MORE_ITERATIONS, REASONS, Iteration, Solver
 
 SOLVERS: dict[str, Callable[..., Solver]] = {
     "natural-sgd": NaturalSGD,
@@ -379,7 +379,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Warns
         -----
         ConvergenceWarning
-            If the fit ended before the stopping rule was met, with the reason.
+            If the fit ended before the stopping rule was met, with the reason; not where a `module` was
+            trained for `max_iter` epochs.
         """
         self._check_parameters()
         initial = Initial.of(coef_init, intercept_init, self._is_module())
@@ -400,7 +401,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                 self.__dict__.pop(name, None)  # of a fit with or without a module, before this one
             self.__dict__.update(fitted)
             forward.close()
-        if self.tol is not None and self.stop_reason_ in REASONS:
+        # Hardly any network is trained until its gradient vanishes.
+        as_asked = self.tol is None or (self.module is not None and self.stop_reason_ == "max_iter")
+        if self.stop_reason_ in REASONS and not as_asked:
             self._warn_not_converged(separated)
         return self
 
@@ -569,12 +572,15 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     def _warn_not_converged(self, separated: Separation | None) -> None:
         dtype = self.coef_.dtype if "coef_" in vars(self) else next(self._module.parameters()).dtype
         reason = REASONS[self.stop_reason_].format(max_iter=self.max_iter, dtype=dtype)
-        if self.stop_reason_ == "max_iter" and dtype == np.float32 and self.solver_ != "sgd":
-            reason += ", or use float64 data where that does not help"
+        if self.stop_reason_ == "max_iter":
+            reason += ". " + MORE_ITERATIONS.format(max_iter=self.max_iter)
+            if dtype == np.float32 and self.solver_ != "sgd":
+                reason += ", or use float64 data where that does not help"
         if separated is not None:
             reason = separated.describe(vars(self).get("feature_names_in_"))
+        failed = FAILED.format(solver=self.solver_)
         warnings.warn(
-            f"{self.solver_} stopped after {int(self.n_iter_[0])} iterations before it converged: {reason}.",
+            f"{failed} after {int(self.n_iter_[0])} iteration(s): {reason}.",
             ConvergenceWarning,
             stacklevel=4,  # the line that called `fit`, through `with_callbacks`
         )

@@ -37,7 +37,7 @@ from torch_logreg._path import Path, PathSolver
 from torch_logreg._ported import ADVICE_CV, advising
 from torch_logreg._rows import HALF
 from torch_logreg._separation import Separation, separation_of
-from torch_logreg._solver import REASONS, Iteration
+from torch_logreg._solver import FAILED, MORE_ITERATIONS, REASONS, Iteration
 
 CV_SOLVERS = {name: make for name, make in SOLVERS.items() if name != "sgd"}
 AS_THERE = ("fit_intercept", "class_weight", "max_iter", "tol", "device", "random_state", "verbose")
@@ -446,13 +446,17 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         why = partial(self._why, separated)
         named = [
             f"C={Cs[number]:.4g} on {'all rows' if fold == n_folds else f'fold {fold}'} "
-            f"(after {path.n_iter[fold, number]} iterations {why(path.reasons[fold, number])})"
+            f"(after {path.n_iter[fold, number]} iteration(s): {why(path.reasons[fold, number])})"
             for fold, number in problems[:NAMED]
         ]
         more = f", and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        failed = FAILED.format(solver=self._solver_name())
+        which = f"{'; '.join(named)}{more}"
+        message = f"{failed} for {len(problems)} of {path.reasons.size} problems: {which}."
+        if (path.reasons == "max_iter").any():
+            message += f" {MORE_ITERATIONS.format(max_iter=self.max_iter)}."
         warnings.warn(
-            f"{self._solver_name()} stopped before it converged for {len(problems)} of {path.reasons.size} "
-            f"problems: {'; '.join(named)}{more}.",
+            message,
             ConvergenceWarning,
             stacklevel=5,  # the line that called `fit`, through `with_callbacks`
         )
