@@ -357,6 +357,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             bool(self.fit_intercept),
             CV_SOLVERS[name](max_iter=self.max_iter, tol=self.tol),
             name == "natural-sgd",
+            name == "newton-cholesky",
             self._sampling_seed,
             int(self.max_batch_memory),
             told,
