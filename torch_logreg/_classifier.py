@@ -61,6 +61,7 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
 }
 
 READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "lr_schedule")
+LARGEST_TOL = 1e100
 SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
 
 OF_FIT = ("_history", "_module", "_link")
@@ -217,7 +218,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         completely or in part) or "callback".
 
     objective_ : float
-        The objective above at the end (with C taken as 1 where it is infinite).
+        The objective above at the end (with C taken as 1 where it is infinite); infinite where `C` times the
+        weights is so large that it overflows.
 
     loss_curve_ : ndarray of shape (n_iter,)
         The objective divided by ``C * sum(s)``, before each update. While "natural-sgd" is on a sample of
@@ -486,7 +488,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             data, kept = split(data, self.validation_fraction, seed)
         problem = self._problem(data, seed, initial)
         classes = {"classes_": data.classes}
-        factor = problem.weight_sum * (self.C if np.isfinite(self.C) else 1.0)
+        C = float(self.C)
+        factor = problem.weight_sum * (C if np.isfinite(C) else 1.0)
         accuracy = self._accuracy(problem, data) if self.verbose else None
         recorder = Recorder(
             int(self.verbose), lambda w: {**classes, **problem.attributes(w)}, forward, accuracy
@@ -517,6 +520,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             "_history": scaled(history, factor),
         }
 
+    def _tol(self) -> float | None:
+        """What is above `LARGEST_TOL` is met as well by the first step, and has an infinite square."""
+        return None if self.tol is None else min(float(self.tol), LARGEST_TOL)
+
     def _seed(self) -> int:
         """For torch's generators. None is a new one each time, which touches no global generator."""
         given: Any = self.random_state
@@ -535,7 +542,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         return int(given.randint(2**31 - 1))
 
     def _make_solver(self, problem: Problem, seed: int) -> Solver:
-        settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
+        settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": self._tol()}
         if self._solver_name() == "sgd":
             batch_size: Any = self.batch_size
             if batch_size == "auto":
@@ -565,9 +572,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     def _separation(self, data: TrainingData, fitted: dict[str, Any]) -> Separation | None:
         """What separates the classes of a fit without a penalty, which then has not converged."""
-        if np.isfinite(self.C) or self._is_module() or self.early_stopping or self.tol is None:
+        tol = self._tol()
+        if np.isfinite(float(self.C)) or self._is_module() or self.early_stopping or tol is None:
             return None
-        return separation_of(data, fitted, bool(self.fit_intercept), self.tol)
+        return separation_of(data, fitted, bool(self.fit_intercept), tol)
 
     def _warn_not_converged(self, separated: Separation | None) -> None:
         dtype = self.coef_.dtype if "coef_" in vars(self) else next(self._module.parameters()).dtype

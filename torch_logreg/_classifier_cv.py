@@ -28,10 +28,12 @@ from torch_logreg._inputs import (
     TrainingData,
     check_fit,
     check_parameters,
+    naming,
     on_host,
     resolve_device,
     route,
 )
+from torch_logreg._memory import check_room
 from torch_logreg._parameters import check_solver_exists
 from torch_logreg._path import Path, PathSolver
 from torch_logreg._ported import ADVICE_CV, advising
@@ -157,7 +159,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         Why the fit on all rows with the C chosen has ended; None with ``refit=False``.
 
     objective_ : float or None
-        The objective of that fit; None with ``refit=False``.
+        The objective of that fit, infinite where it overflows; None with ``refit=False``.
 
     loss_curve_ : ndarray of shape (n_iter,)
         Its objective divided by ``C * sum(s)`` before each update; empty with ``refit=False``.
@@ -295,7 +297,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             data = check_fit(self, X, y, sample_weight, self.class_weight)
             weights = None if sample_weight is None else np.asarray(on_host(sample_weight), dtype=np.float64)
             routed = route(self, params, weights)
-            Cs = self._values()
+            Cs = self._values(data)
             forward = Forward(self, X, y, None if sample_weight is None else {"sample_weight": sample_weight})
             with self._without_autograd(data):
                 fitted = self._choose(data, np.asarray(on_host(y)).reshape(-1), Cs, routed, forward)
@@ -307,11 +309,16 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         check_solver_exists(self.solver, CV_SOLVERS)
         check_parameters(self, DEFAULTS)
 
-    def _values(self) -> np.ndarray:
+    def _values(self, data: TrainingData) -> np.ndarray:
         given: Any = self.Cs
         if isinstance(given, Integral):
+            with naming("Cs"):
+                n_bytes = 8.0 * int(given) * (data.X.shape[1] + 1)
+            what = f"The coefficients of as many values of C as Cs={given!r} asks for"
+            check_room(n_bytes, torch.device("cpu"), what, "pass fewer, such as Cs=10")
             return np.logspace(-4, 4, int(given))
-        Cs = np.asarray(given, dtype=np.float64)
+        with naming("Cs"):
+            Cs = np.asarray(given, dtype=np.float64)
         if Cs.ndim != 1 or not len(Cs) or not (Cs > 0).all():
             raise ValueError(f"Cs={self.Cs!r}: each must be a number above 0, or np.inf for no penalty.")
         return Cs
@@ -321,8 +328,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
     ) -> dict[str, Any]:
         """The fitted attributes."""
         device = resolve_device(self.device, data.X)
-        splitter = check_cv(self.cv, y, classifier=True)
-        folds = [Fold(*map(_indices, pair)) for pair in splitter.split(data.X, y, **routed.splitter.split)]
+        folds = self._folds(data, y, routed.splitter.split)
         order = np.argsort(Cs, kind="stable")
         told = _Told(self, data.classes, forward)
         path = self._solve_path(data, fold_counts(folds, data), device, told, Cs[order])
@@ -346,6 +352,15 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         self._warn_of(path, Cs, self._separation_of(data, path, Cs))
         return self._attributes(data, Cs, scores, path, told, np.argsort(order))
 
+    def _folds(self, data: TrainingData, y: np.ndarray, params: dict[str, Any]) -> list[Fold]:
+        try:
+            splitter = check_cv(self.cv, y, classifier=True)
+            return [Fold(*map(_indices, pair)) for pair in splitter.split(data.X, y, **params)]
+        except ValueError as error:
+            if not isinstance(self.cv, Integral):  # a splitter of the caller's, which knows its parameters
+                raise
+            raise ValueError(f"cv={self.cv} folds cannot be made: {error}") from error
+
     def _solve_path(
         self, data: TrainingData, counts: np.ndarray, device: torch.device, told: _Told, Cs: np.ndarray
     ) -> Path:
@@ -355,11 +370,11 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             counts,
             device,
             bool(self.fit_intercept),
-            CV_SOLVERS[name](max_iter=self.max_iter, tol=self.tol),
+            CV_SOLVERS[name](max_iter=self.max_iter, tol=self._tol()),
             name == "natural-sgd",
             name == "newton-cholesky",
             self._sampling_seed,
-            int(self.max_batch_memory),
+            int(min(self.max_batch_memory, 2**63)),  # which may be infinite
             told,
         )
         return solver.solve(Cs)
@@ -423,7 +438,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
     def _separation_of(self, data: TrainingData, path: Path, Cs: np.ndarray) -> Separation | None:
         """What separates the classes of all rows, if there is a fit without a penalty; notes it in `path`."""
         separated = None
-        if self.tol is None:
+        if (tol := self._tol()) is None:
             return None
         for number in np.flatnonzero(np.isinf(Cs)):
             fitted = {
@@ -432,7 +447,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
                 "objective_": float(path.objective[-1, number]) * data.weights.sum(),
                 "converged_": path.reasons[-1, number] == "converged",
             }
-            separated = separation_of(data, fitted, bool(self.fit_intercept), self.tol)
+            separated = separation_of(data, fitted, bool(self.fit_intercept), tol)
             if separated is not None:
                 path.reasons[-1, number] = "separation"
         return separated
