@@ -102,10 +102,11 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         total weight. None gives each the weight 1.
 
     module : nn.Module, callable or ModuleSpec, default=None
-        What is trained. None: the linear model. An instance is copied and never changed; a callable is
-        called with ``(n_features, n_outputs)`` and returns a module; a `ModuleSpec` is such a callable with
-        settings that a grid search can set. The module gives one output a row for two classes, or one a
-        class. The penalty is on its trainable weights, not on biases nor on norm layers.
+        What is trained. None: the linear model. An instance is copied and never changed; a callable that is
+        no class is called with ``(n_features, n_outputs)`` and returns a module; a `ModuleSpec` is such a
+        callable with settings that a grid search can set. A class of modules raises. The module gives one
+        output a row for two classes, or one a class. The penalty is on its trainable weights, not on biases
+        nor on norm layers.
 
     criterion : loss of torch.nn or callable, default=None
         None: binary cross-entropy of one logit, softmax cross-entropy of several. An instance or a
@@ -133,7 +134,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             (for the linear model, on scaled columns).
 
     learning_rate : float or "auto", default="auto"
-        Of "sgd", for the objective divided by ``C * sum(s)``. "auto" is a stochastic Armijo line search.
+        Step length of ``solver="sgd"``, as in ``torch.optim.SGD``, for the objective divided by
+        ``C * sum(s)``. "auto" chooses it by a line search.
 
     momentum : float, default=0.0
         Of "sgd" with a number for `learning_rate`; at least 0, below 1.
@@ -212,10 +214,12 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     stop_reason_ : str
         "converged", "max_iter", "precision" (no step decreases the objective any more in this dtype),
-        "rounding" (the optimum was reached, but float32 holds too few digits of it for these columns),
-        "collinear" or "underflow" (float64 does, of columns that differ or vary too little),
-        "early_stopping", "separation" (C is infinite, or as good as, and the classes can be separated,
-        completely or in part) or "callback".
+        "rounding" (a column's mean is so large for its spread that float32 cannot tell its values apart: use
+        float64, or subtract the mean), "collinear" (some columns are almost exact combinations of others, and
+        the answer depends on a difference that float64 cannot hold: drop one, or lower C), "underflow"
+        (values below 1e-150 were left out, as their squares are 0: multiply those columns), "early_stopping",
+        "separation" (C is infinite, or as good as, and the classes can be separated, completely or in part)
+        or "callback".
 
     objective_ : float
         The objective above at the end (with C taken as 1 where it is infinite); infinite where `C` times the

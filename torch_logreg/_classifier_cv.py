@@ -64,7 +64,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         integer is the number of folds of ``StratifiedKFold``; None is 5.
 
     scoring : str, callable or None, default=None
-        What is to be large on the rows kept aside: the name of one of scikit-learn's scorers, or a callable
+        The score to maximise on each held-out fold: the name of one of scikit-learn's scorers, or a callable
         of an estimator, X and y. None is accuracy. "accuracy", "balanced_accuracy", "neg_log_loss",
         "roc_auc", "average_precision" and "neg_brier_score" are computed for all Cs at once.
 
@@ -118,7 +118,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         0: the penalty is L2.
 
     l1_ratios_ : ndarray of shape (1,)
-        That.
+        ``[0.]``, kept for code written for ``LogisticRegressionCV``.
 
     scores_ : ndarray of shape (n_folds, 1, n_Cs)
         Scores on the rows kept aside.
