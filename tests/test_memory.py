@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
@@ -93,6 +94,17 @@ def test_a_factorising_cv_solves_as_few_problems_at_once_as_its_matrices_allow(m
     )
     chooser.fit(wide, (wide[:, 0] > 0).astype(int))
     assert [len(folds) for folds in solved] == [2, 2]  # and vectors
+
+
+@pytest.mark.parametrize("solver", ["auto", "newton-cg", "lbfgs"])
+def test_columns_of_which_no_matrix_is_made_are_not_counted_for_one(solver, monkeypatch):
+    monkeypatch.setattr(memory, "device_memory", lambda device: 2e9)
+    n_columns = 20_000  # a matrix of them would take 13 GB
+    words = scipy.sparse.random_array((60, n_columns), density=1e-3, format="csr", rng=rng)
+    chooser = TorchLogisticClassifierCV(solver=solver, Cs=[0.1, 1.0], cv=2, tol=1e-2)
+    assert chooser.fit(words, np.arange(60) % 2).coef_.shape == (1, n_columns)
+    with pytest.raises(MemoryError, match="20001 coefficients.*use solver='newton-cg' or 'auto'"):
+        chooser.set_params(solver="newton-cholesky").fit(words, np.arange(60) % 2)
 
 
 def test_the_memory_of_the_machine_is_a_number_of_bytes():

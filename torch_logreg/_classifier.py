@@ -61,7 +61,7 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
 }
 
 READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "lr_schedule")
-LARGEST_TOL = 1e100
+LARGEST_TOL = 1e100  # whose square, times an objective, is finite
 SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
 
 OF_FIT = ("_history", "_module", "_link")
@@ -525,7 +525,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         }
 
     def _tol(self) -> float | None:
-        """What is above `LARGEST_TOL` is met as well by the first step, and has an infinite square."""
+        """The number to stop at; any step meets a larger one than `LARGEST_TOL` too."""
         return None if self.tol is None else min(float(self.tol), LARGEST_TOL)
 
     def _seed(self) -> int:

@@ -120,16 +120,24 @@ class PathSolver:
         m = d + self.fit_intercept
         p = self.K * m
         vectors = p * (2 * MEMORY * self.dtype.itemsize + 12 * self.exact.itemsize)
-        whole = self.factorises or p <= CHOLESKY_PARAMETERS
-        matrix = 4 * self.exact.itemsize * (p**2 if whole else m**2)
         held = self._small() and self._own_metrics(1)
-        return vectors + matrix + (10 * self.exact.itemsize * n_rows * self.K if held else 0)
+        return vectors + self._matrix_bytes() + (10 * self.exact.itemsize * n_rows * self.K if held else 0)
+
+    def _matrix_bytes(self) -> int:
+        m = self.data.X.shape[1] + self.fit_intercept
+        p = self.K * m
+        whole = self.factorises or p <= CHOLESKY_PARAMETERS
+        return 4 * self.exact.itemsize * (p**2 if whole else m**2)
 
     def _check_room(self, n_problems: int) -> None:
         """Raise MemoryError if so many problems at once are more than the device has memory for."""
-        solver, p = "solver='newton-cg' or 'auto'", self.K * (self.data.X.shape[1] + self.fit_intercept)
+        m = self.data.X.shape[1] + self.fit_intercept
+        solver, p = "solver='newton-cg' or 'auto'", self.K * m
+        needed = self._problem_bytes()
+        if not self.factorises and m > FACTOR_PARAMETERS:  # then there is no matrix
+            needed -= self._matrix_bytes()
         check_room(
-            n_problems * self._problem_bytes(),
+            n_problems * needed,
             self.device,
             f"{n_problems} problem(s) of {p} coefficients at once with max_batch_memory={self.max_memory}",
             f"use {solver}" if n_problems == 1 else f"use a smaller max_batch_memory, or {solver}",
