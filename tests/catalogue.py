@@ -202,7 +202,13 @@ error(
 )
 error("X: arrays", "a dict", "TypeError", "not 'dict'", X=lambda: {"a": X[:, 0]})
 error("X: arrays", "a generator", "TypeError", "not 'generator'", X=lambda: (row for row in X))
-error("X: arrays", "ints too large for a float", "OverflowError", "int too large", X=lambda: [[10**400]] * N)
+error(
+    "X: arrays",
+    "ints too large for a float",
+    "ValueError",
+    "X holds an integer beyond the range of float64",
+    X=lambda: [[10**400]] * N,
+)
 error("X: arrays", "NaN", "ValueError", "Input X contains NaN", X=lambda: changed(X, (3, 1), np.nan))
 error(
     "X: arrays", "infinity", "ValueError", "Input X contains infinity", X=lambda: changed(X, (3, 1), np.inf)

@@ -139,8 +139,8 @@ def objective_rounding(
 ) -> float:
     """By how much rounding may move what `objective` returns, to first order.
 
-    An inner product of d + 1 terms is off by at most ``(d + 1) eps`` times the sum of their sizes (Higham 2002,
-    Accuracy and Stability of Numerical Algorithms, section 3.1), a loss by its derivative times that, and the
+    An inner product of d + 1 terms is off by at most ``(d + 1) eps`` times the sum of their sizes (Higham,
+    2002, Accuracy and Stability of Numerical Algorithms, section 3.1), a loss by its derivative times that, and the
     sum of n losses by ``n eps`` of itself.
     """
     eps = np.finfo(np.float64).eps

@@ -343,7 +343,7 @@ def test_it_prints_a_line_an_iteration(capsys):
 
 def test_a_warning_names_each_C_and_fold_that_did_not_converge():
     X, y = data()
-    with pytest.warns(ConvergenceWarning, match=r"C=1000 on fold 0 \(after 2 iterations .*max_iter=2"):
+    with pytest.warns(ConvergenceWarning, match=r"C=1000 on fold 0 \(after 2 iteration.*max_iter=2"):
         TorchLogisticClassifierCV(Cs=[1e-6, 1e3], cv=3, max_iter=2).fit(X, y)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

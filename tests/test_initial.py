@@ -179,7 +179,7 @@ def test_an_intercept_without_one_to_fit_raises():
 
 
 @pytest.mark.parametrize(
-    "params", [{"module": nn.Linear(4, 1)}, {"criterion": nn.BCEWithLogitsLoss}], ids=str
+    "params", [{"module": nn.Linear(4, 1)}, {"criterion": nn.CrossEntropyLoss(label_smoothing=0.1)}], ids=str
 )
 @pytest.mark.parametrize("start", [{"coef_init": np.ones(4)}, {"intercept_init": [0.0]}], ids=str)
 def test_modules_bring_their_own_weights(params, start):

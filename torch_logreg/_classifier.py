@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from torch_logreg._callbacks import Forward, Recorder, scaled
+from torch_logreg._criteria import is_cross_entropy, weights_of_classes
 from torch_logreg._early_stopping import EarlyStopping, codes_of, split
 from torch_logreg._initial import Initial
 from torch_logreg._inputs import (
@@ -35,6 +36,7 @@ from torch_logreg._inputs import (
     on_host,
     resolve_device,
     to_tensor,
+    weigh_classes,
 )
 from torch_logreg._lbfgs import LBFGS
 from torch_logreg._memory import saying_what_to_do
@@ -42,13 +44,14 @@ from torch_logreg._module_copies import copied, picklable, unpickled
 from torch_logreg._modules import RandomStream
 from torch_logreg._natural import NaturalSGD
 from torch_logreg._parameters import check_all_are_read, check_solver_exists
+from torch_logreg._ported import ADVICE, Advice, advising, refusal
 from torch_logreg._predictions import Output, linear_predictions, module_predictions
 from torch_logreg._problems import Method, Problem, linear_problem, module_problem, work_of
 from torch_logreg._processes import one_thread_for, safe_after_fork
 from torch_logreg._separation import Separation, separation_of
 from torch_logreg._sgd import SGD
 from torch_logreg._sklearn_compat import CallbackSupportMixin, with_callbacks
-from torch_logreg._solver import REASONS, Iteration, Solver
+from torch_logreg._solver import FAILED, MORE_ITERATIONS, REASONS, Iteration, Solver
 from torch_logreg._surroundings import undisturbed, with_plain_defaults
 
 SOLVERS: dict[str, Callable[..., Solver]] = {
@@ -60,6 +63,7 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
 }
 
 READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "lr_schedule")
+LARGEST_TOL = 1e100  # whose square, times an objective, is finite
 SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
 
 OF_FIT = ("_history", "_module", "_link")
@@ -100,19 +104,24 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         total weight. None gives each the weight 1.
 
     module : nn.Module, callable or ModuleSpec, default=None
-        What is trained. None: the linear model. An instance is copied and never changed; a callable is
-        called with ``(n_features, n_outputs)`` and returns a module; a `ModuleSpec` is such a callable with
-        settings that a grid search can set. The module gives one output a row for two classes, or one a
-        class. The penalty is on its trainable weights, not on biases nor on norm layers.
+        What is trained. None: the linear model. An instance is copied and never changed; a callable that is
+        no class is called with ``(n_features, n_outputs)`` and returns a module; a `ModuleSpec` is such a
+        callable with settings that a grid search can set. A class of modules raises. The module gives one
+        output a row for two classes, or one a class. The penalty is on its trainable weights, not on biases
+        nor on norm layers.
 
     criterion : loss of torch.nn or callable, default=None
         None: binary cross-entropy of one logit, softmax cross-entropy of several. An instance or a
         class. ``nn.BCELoss`` says that the module gives probabilities, ``nn.NLLLoss`` log-probabilities,
         any other that it gives logits. It is evaluated row by row and weighted with ``s_i``.
+        Of the linear model ``nn.BCEWithLogitsLoss`` and ``nn.CrossEntropyLoss`` are the same as None, with
+        `pos_weight` and `weight` of classes as factors of ``s_i``, except with "sgd"; any other loss, a
+        `weight` of ``nn.BCEWithLogitsLoss``, `label_smoothing` and an `ignore_index` of 0 or more need "sgd".
 
     solver : str, default="auto"
         "auto"
-            "sgd" if `learning_rate` is a number or a `module` or `criterion` is given, else "natural-sgd".
+            "sgd" if `learning_rate` is a number, or a `module` or a `criterion` that needs it is given, else
+            "natural-sgd".
         "natural-sgd"
             Natural-gradient descent: the Fisher matrix is the metric. On small data each step takes all rows,
             which makes it a damped Newton step. On large data the first steps are on random samples of
@@ -127,7 +136,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             (for the linear model, on scaled columns).
 
     learning_rate : float or "auto", default="auto"
-        Of "sgd", for the objective divided by ``C * sum(s)``. "auto" is a stochastic Armijo line search.
+        Step length of ``solver="sgd"``, as in ``torch.optim.SGD``, for the objective divided by
+        ``C * sum(s)``. "auto" chooses it by a line search.
 
     momentum : float, default=0.0
         Of "sgd" with a number for `learning_rate`; at least 0, below 1.
@@ -206,13 +216,16 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     stop_reason_ : str
         "converged", "max_iter", "precision" (no step decreases the objective any more in this dtype),
-        "rounding" (the optimum was reached, but float32 holds too few digits of it for these columns),
-        "collinear" or "underflow" (float64 does, of columns that differ or vary too little),
-        "early_stopping", "separation" (C is infinite, or as good as, and the classes can be separated,
-        completely or in part) or "callback".
+        "rounding" (a column's mean is so large for its spread that float32 cannot tell its values apart: use
+        float64, or subtract the mean), "collinear" (some columns are almost exact combinations of others, and
+        the answer depends on a difference that float64 cannot hold: drop one, or lower C), "underflow"
+        (values below 1e-150 were left out, as their squares are 0: multiply those columns), "early_stopping",
+        "separation" (C is infinite, or as good as, and the classes can be separated, completely or in part)
+        or "callback".
 
     objective_ : float
-        The objective above at the end (with C taken as 1 where it is infinite).
+        The objective above at the end (with C taken as 1 where it is infinite); infinite where `C` times the
+        weights is so large that it overflows.
 
     loss_curve_ : ndarray of shape (n_iter,)
         The objective divided by ``C * sum(s)``, before each update. While "natural-sgd" is on a sample of
@@ -256,7 +269,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     0.958
     """
 
-    _doc_link_module = "torch_logreg"
+    _advice: ClassVar[Advice] = ADVICE
 
     _parameter_constraints: dict = {
         "C": [Interval(Real, 0, None, closed="right")],
@@ -281,6 +294,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         "verbose": ["verbose"],
     }
 
+    @advising(ADVICE)
     def __init__(
         self,
         *,
@@ -373,7 +387,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Warns
         -----
         ConvergenceWarning
-            If the fit ended before the stopping rule was met, with the reason.
+            If the fit ended before the stopping rule was met, with the reason; not where a `module` was
+            trained for `max_iter` epochs.
         """
         self._check_parameters()
         initial = Initial.of(coef_init, intercept_init, self._is_module())
@@ -381,7 +396,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             # Of rows that early stopping keeps, no sum over the rows to train on would tell.
             whole = self._solver_name() != "sgd" and not self.early_stopping
             defer_finite = whole and not self._is_module()
-            data = check_fit(self, X, y, sample_weight, self.class_weight, defer_finite)
+            data = self._with_weights_of_criterion(
+                check_fit(self, X, y, sample_weight, self.class_weight, defer_finite)
+            )
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             forward = Forward(self, X, y, metadata)
             work = np.inf if self._is_module() else work_of(data)
@@ -394,9 +411,35 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                 self.__dict__.pop(name, None)  # of a fit with or without a module, before this one
             self.__dict__.update(fitted)
             forward.close()
-        if self.tol is not None and self.stop_reason_ in REASONS:
+        # Hardly any network is trained until its gradient vanishes.
+        as_asked = self.tol is None or (self.module is not None and self.stop_reason_ == "max_iter")
+        if self.stop_reason_ in REASONS and not as_asked:
             self._warn_not_converged(separated)
         return self
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters of this estimator, or of a `ModuleSpec` in it as ``module__hidden``.
+
+        Parameters
+        ----------
+        **params : dict
+            New values by name.
+
+        Returns
+        -------
+        self : TorchLogisticClassifier
+            The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            For a name that is no parameter; for one of LogisticRegression with what to write instead.
+        """
+        own = self._get_param_names()  # a subclass may have one of LogisticRegression's names
+        foreign = {name: value for name, value in params.items() if name not in own}
+        if (message := refusal(self, foreign, self._advice)) is not None:
+            raise ValueError(message)
+        return super().set_params(**params)
 
     def _check_parameters(self) -> None:
         check_solver_exists(self.solver, SOLVERS)
@@ -406,11 +449,18 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     def _solver_name(self) -> str:
         if self.solver != "auto":
             return self.solver
-        plain = self.learning_rate != "auto" or self.module is not None or self.criterion is not None
-        return "sgd" if plain else "natural-sgd"
+        plain = self.learning_rate != "auto" or self.module is not None
+        return "sgd" if plain or not is_cross_entropy(self.criterion) else "natural-sgd"
 
     def _is_module(self) -> bool:
-        return self.module is not None or self.criterion is not None
+        """Whether losses are the criterion's own: all solvers but "sgd" minimise the cross-entropy."""
+        return self.module is not None or (self.criterion is not None and self._solver_name() == "sgd")
+
+    def _with_weights_of_criterion(self, data: TrainingData) -> TrainingData:
+        if self.criterion is None or self._is_module():
+            return data
+        of_class = weights_of_classes(self.criterion, data.classes)
+        return data if of_class is None else weigh_classes(data, of_class)
 
     def _without_autograd(self, data: TrainingData) -> AbstractContextManager[Any]:
         """Inference mode where it works and nothing needs a gradient by autograd.
@@ -446,7 +496,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             data, kept = split(data, self.validation_fraction, seed)
         problem = self._problem(data, seed, initial)
         classes = {"classes_": data.classes}
-        factor = problem.weight_sum * (self.C if np.isfinite(self.C) else 1.0)
+        C = float(self.C)
+        factor = problem.weight_sum * (C if np.isfinite(C) else 1.0)
         accuracy = self._accuracy(problem, data) if self.verbose else None
         recorder = Recorder(
             int(self.verbose), lambda w: {**classes, **problem.attributes(w)}, forward, accuracy
@@ -477,6 +528,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             "_history": scaled(history, factor),
         }
 
+    def _tol(self) -> float | None:
+        """The number to stop at; any step meets a larger one than `LARGEST_TOL` too."""
+        return None if self.tol is None else min(float(self.tol), LARGEST_TOL)
+
     def _seed(self) -> int:
         """For torch's generators. None is a new one each time, which touches no global generator."""
         given: Any = self.random_state
@@ -495,7 +550,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         return int(given.randint(2**31 - 1))
 
     def _make_solver(self, problem: Problem, seed: int) -> Solver:
-        settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
+        settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": self._tol()}
         if self._solver_name() == "sgd":
             batch_size: Any = self.batch_size
             if batch_size == "auto":
@@ -525,19 +580,23 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     def _separation(self, data: TrainingData, fitted: dict[str, Any]) -> Separation | None:
         """What separates the classes of a fit without a penalty, which then has not converged."""
-        if np.isfinite(self.C) or self._is_module() or self.early_stopping or self.tol is None:
+        tol = self._tol()
+        if np.isfinite(float(self.C)) or self._is_module() or self.early_stopping or tol is None:
             return None
-        return separation_of(data, fitted, bool(self.fit_intercept), self.tol)
+        return separation_of(data, fitted, bool(self.fit_intercept), tol)
 
     def _warn_not_converged(self, separated: Separation | None) -> None:
         dtype = self.coef_.dtype if "coef_" in vars(self) else next(self._module.parameters()).dtype
         reason = REASONS[self.stop_reason_].format(max_iter=self.max_iter, dtype=dtype)
-        if self.stop_reason_ == "max_iter" and dtype == np.float32 and self.solver_ != "sgd":
-            reason += ", or use float64 data where that does not help"
+        if self.stop_reason_ == "max_iter":
+            reason += ". " + MORE_ITERATIONS.format(max_iter=self.max_iter)
+            if dtype == np.float32 and self.solver_ != "sgd":
+                reason += ", or use float64 data where that does not help"
         if separated is not None:
             reason = separated.describe(vars(self).get("feature_names_in_"))
+        failed = FAILED.format(solver=self.solver_)
         warnings.warn(
-            f"{self.solver_} stopped after {int(self.n_iter_[0])} iterations before it converged: {reason}.",
+            f"{failed} after {int(self.n_iter_[0])} iteration(s): {reason}.",
             ConvergenceWarning,
             stacklevel=4,  # the line that called `fit`, through `with_callbacks`
         )

@@ -28,16 +28,19 @@ from torch_logreg._inputs import (
     TrainingData,
     check_fit,
     check_parameters,
+    naming,
     on_host,
     resolve_device,
     route,
 )
+from torch_logreg._memory import check_room
 from torch_logreg._parameters import check_solver_exists
 from torch_logreg._path import Path, PathSolver
+from torch_logreg._ported import ADVICE_CV, advising
 from torch_logreg._rows import HALF
 from torch_logreg._separation import Separation, separation_of
 from torch_logreg._sklearn_compat import with_callbacks
-from torch_logreg._solver import REASONS, Iteration
+from torch_logreg._solver import FAILED, MORE_ITERATIONS, REASONS, Iteration
 from torch_logreg._surroundings import undisturbed
 
 CV_SOLVERS = {name: make for name, make in SOLVERS.items() if name != "sgd"}
@@ -63,7 +66,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         integer is the number of folds of ``StratifiedKFold``; None is 5.
 
     scoring : str, callable or None, default=None
-        What is to be large on the rows kept aside: the name of one of scikit-learn's scorers, or a callable
+        The score to maximise on each held-out fold: the name of one of scikit-learn's scorers, or a callable
         of an estimator, X and y. None is accuracy. "accuracy", "balanced_accuracy", "neg_log_loss",
         "roc_auc", "average_precision" and "neg_brier_score" are computed for all Cs at once.
 
@@ -117,7 +120,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         0: the penalty is L2.
 
     l1_ratios_ : ndarray of shape (1,)
-        That.
+        ``[0.]``, kept for code written for ``LogisticRegressionCV``.
 
     scores_ : ndarray of shape (n_folds, 1, n_Cs)
         Scores on the rows kept aside.
@@ -158,7 +161,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         Why the fit on all rows with the C chosen has ended; None with ``refit=False``.
 
     objective_ : float or None
-        The objective of that fit; None with ``refit=False``.
+        The objective of that fit, infinite where it overflows; None with ``refit=False``.
 
     loss_curve_ : ndarray of shape (n_iter,)
         Its objective divided by ``C * sum(s)`` before each update; empty with ``refit=False``.
@@ -197,6 +200,8 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
     C, module, criterion, early_stopping, warm_start = 1.0, None, None, False, False
     learning_rate, momentum, nesterov, batch_size, lr_schedule = "auto", 0.0, False, "auto", None
 
+    _advice = ADVICE_CV
+
     _parameter_constraints: dict = {
         "Cs": [Interval(Integral, 1, None, closed="left"), "array-like"],
         "cv": ["cv_object"],
@@ -219,6 +224,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         "solver": [StrOptions({"auto", *CV_SOLVERS})],
     }
 
+    @advising(ADVICE_CV)
     def __init__(
         self,
         *,
@@ -293,7 +299,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             data = check_fit(self, X, y, sample_weight, self.class_weight)
             weights = None if sample_weight is None else np.asarray(on_host(sample_weight), dtype=np.float64)
             routed = route(self, params, weights)
-            Cs = self._values()
+            Cs = self._values(data)
             forward = Forward(self, X, y, None if sample_weight is None else {"sample_weight": sample_weight})
             with undisturbed(resolve_device(self.device, data.X)), self._without_autograd(data):
                 fitted = self._choose(data, np.asarray(on_host(y)).reshape(-1), Cs, routed, forward)
@@ -305,11 +311,16 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         check_solver_exists(self.solver, CV_SOLVERS)
         check_parameters(self, DEFAULTS)
 
-    def _values(self) -> np.ndarray:
+    def _values(self, data: TrainingData) -> np.ndarray:
         given: Any = self.Cs
         if isinstance(given, Integral):
+            with naming("Cs"):
+                n_bytes = 8.0 * int(given) * (data.X.shape[1] + 1)
+            what = f"The coefficients of as many values of C as Cs={given!r} asks for"
+            check_room(n_bytes, torch.device("cpu"), what, "pass fewer, such as Cs=10")
             return np.logspace(-4, 4, int(given))
-        Cs = np.asarray(given, dtype=np.float64)
+        with naming("Cs"):
+            Cs = np.asarray(given, dtype=np.float64)
         if Cs.ndim != 1 or not len(Cs) or not (Cs > 0).all():
             raise ValueError(f"Cs={self.Cs!r}: each must be a number above 0, or np.inf for no penalty.")
         return Cs
@@ -319,8 +330,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
     ) -> dict[str, Any]:
         """The fitted attributes."""
         device = resolve_device(self.device, data.X)
-        splitter = check_cv(self.cv, y, classifier=True)
-        folds = [Fold(*map(_indices, pair)) for pair in splitter.split(data.X, y, **routed.splitter.split)]
+        folds = self._folds(data, y, routed.splitter.split)
         order = np.argsort(Cs, kind="stable")
         told = _Told(self, data.classes, forward)
         path = self._solve_path(data, fold_counts(folds, data), device, told, Cs[order])
@@ -344,6 +354,15 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         self._warn_of(path, Cs, self._separation_of(data, path, Cs))
         return self._attributes(data, Cs, scores, path, told, np.argsort(order))
 
+    def _folds(self, data: TrainingData, y: np.ndarray, params: dict[str, Any]) -> list[Fold]:
+        try:
+            splitter = check_cv(self.cv, y, classifier=True)
+            return [Fold(*map(_indices, pair)) for pair in splitter.split(data.X, y, **params)]
+        except ValueError as error:
+            if not isinstance(self.cv, Integral):  # a splitter of the caller's, which knows its parameters
+                raise
+            raise ValueError(f"cv={self.cv} folds cannot be made: {error}") from error
+
     def _solve_path(
         self, data: TrainingData, counts: np.ndarray, device: torch.device, told: _Told, Cs: np.ndarray
     ) -> Path:
@@ -353,10 +372,11 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             counts,
             device,
             bool(self.fit_intercept),
-            CV_SOLVERS[name](max_iter=self.max_iter, tol=self.tol),
+            CV_SOLVERS[name](max_iter=self.max_iter, tol=self._tol()),
             name == "natural-sgd",
+            name == "newton-cholesky",
             self._sampling_seed,
-            int(self.max_batch_memory),
+            int(min(self.max_batch_memory, 2**63)),  # which may be infinite
             told,
         )
         return solver.solve(Cs)
@@ -420,7 +440,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
     def _separation_of(self, data: TrainingData, path: Path, Cs: np.ndarray) -> Separation | None:
         """What separates the classes of all rows, if there is a fit without a penalty; notes it in `path`."""
         separated = None
-        if self.tol is None:
+        if (tol := self._tol()) is None:
             return None
         for number in np.flatnonzero(np.isinf(Cs)):
             fitted = {
@@ -429,7 +449,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
                 "objective_": float(path.objective[-1, number]) * data.weights.sum(),
                 "converged_": path.reasons[-1, number] == "converged",
             }
-            separated = separation_of(data, fitted, bool(self.fit_intercept), self.tol)
+            separated = separation_of(data, fitted, bool(self.fit_intercept), tol)
             if separated is not None:
                 path.reasons[-1, number] = "separation"
         return separated
@@ -444,13 +464,17 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         why = partial(self._why, separated)
         named = [
             f"C={Cs[number]:.4g} on {'all rows' if fold == n_folds else f'fold {fold}'} "
-            f"(after {path.n_iter[fold, number]} iterations {why(path.reasons[fold, number])})"
+            f"(after {path.n_iter[fold, number]} iteration(s): {why(path.reasons[fold, number])})"
             for fold, number in problems[:NAMED]
         ]
         more = f", and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        failed = FAILED.format(solver=self._solver_name())
+        which = f"{'; '.join(named)}{more}"
+        message = f"{failed} for {len(problems)} of {path.reasons.size} problems: {which}."
+        if (path.reasons == "max_iter").any():
+            message += f" {MORE_ITERATIONS.format(max_iter=self.max_iter)}."
         warnings.warn(
-            f"{self._solver_name()} stopped before it converged for {len(problems)} of {path.reasons.size} "
-            f"problems: {'; '.join(named)}{more}.",
+            message,
             ConvergenceWarning,
             stacklevel=5,  # the line that called `fit`, through `with_callbacks`
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -173,6 +174,45 @@ def resolve_criterion(criterion: Any, n_classes: int) -> Criterion:
     if isinstance(loss, nn.CrossEntropyLoss):
         return Criterion(name, loss, LogitLink(), (n_classes,))
     return Criterion(name, loss, LogitLink(), either)
+
+
+def is_cross_entropy(criterion: Any) -> bool:
+    """Whether a criterion is the loss of the linear model, but for weights of its classes.
+
+    A subclass may compute anything. Codes of classes are never negative, so that no row has a negative
+    `ignore_index`.
+    """
+    if criterion in (None, nn.BCEWithLogitsLoss, nn.CrossEntropyLoss):
+        return True
+    if type(criterion) is nn.BCEWithLogitsLoss:
+        return criterion.weight is None
+    plain = type(criterion) is nn.CrossEntropyLoss and criterion.label_smoothing == 0
+    return plain and criterion.ignore_index < 0
+
+
+def weights_of_classes(criterion: Any, classes: np.ndarray) -> np.ndarray | None:
+    """What a criterion that `is_cross_entropy` multiplies the losses of each class by; None for nothing.
+
+    Of a mean over rows torch divides by these weights again; here losses are summed, so it does not matter.
+    """
+    resolved = resolve_criterion(criterion, len(classes))
+    of_second = isinstance(resolved.loss, nn.BCEWithLogitsLoss)
+    name = "pos_weight" if of_second else "weight"
+    given: Tensor | None = getattr(resolved.loss, name, None)
+    if given is None:
+        return None
+    values = given.detach().cpu().double().numpy()
+    n_needed = 1 if of_second else len(classes)
+    if values.size != n_needed:
+        raise ValueError(
+            f"criterion={resolved.name} has a {name} of shape {values.shape}, and these classes need "
+            f"{n_needed} in it: {classes.tolist()}."
+        )
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        raise ValueError(
+            f"criterion={resolved.name} has {name}={values.tolist()}: each must be a finite number above 0."
+        )
+    return np.array([1.0, values.item()]) if of_second else values.reshape(-1)
 
 
 def _refuse_unfit(loss: Any, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 
-from torch_logreg._inputs import TrainingData, on_host
+from torch_logreg._inputs import TrainingData, float_info, naming, on_host
 
 
 class Initial(NamedTuple):
@@ -31,10 +31,10 @@ class Initial(NamedTuple):
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """(K, d) and (K,), of which those of an `earlier` fit are what is not given; None: start from 0."""
         shape = (1 if len(data.classes) == 2 else len(data.classes), data.X.shape[1])
-        coef = None if self.coef is None else _checked("coef_init", self.coef, shape, data.classes)
+        coef = None if self.coef is None else _checked("coef_init", self.coef, shape, data)
         intercept = None
         if self.intercept is not None:
-            intercept = _checked("intercept_init", self.intercept, shape[:1], data.classes)
+            intercept = _checked("intercept_init", self.intercept, shape[:1], data)
             if not fit_intercept and intercept.any():
                 raise ValueError(
                     f"intercept_init={intercept.tolist()} with fit_intercept=False, which has no intercept; "
@@ -54,14 +54,16 @@ class Initial(NamedTuple):
         return earlier[0] if coef is None else coef, earlier[1] if intercept is None else intercept
 
 
-def _checked(name: str, given: Any, shape: tuple[int, ...], classes: np.ndarray) -> np.ndarray:
+def _checked(name: str, given: Any, shape: tuple[int, ...], data: TrainingData) -> np.ndarray:
     """As float64 of that shape, whose first axis may be missing for two classes."""
     if scipy.sparse.issparse(given):
         given = given.toarray()
     try:
-        values = np.asarray(on_host(given, of=name), dtype=np.float64)
+        with naming(name):
+            values = np.asarray(on_host(given, of=name), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array of numbers, of shape {shape}: {error}") from error
+    classes, info = data.classes, float_info(data.X)
     two = len(classes) == 2
     if values.shape != shape and not (two and values.shape == shape[1:]):
         what_to_do = (
@@ -72,4 +74,9 @@ def _checked(name: str, given: Any, shape: tuple[int, ...], classes: np.ndarray)
         raise ValueError(f"{name} has the shape {values.shape} and this data needs {shape}; {what_to_do}.")
     if not np.isfinite(values).all():
         raise ValueError(f"{name} contains NaN or infinity; pass 0 where no better value is known.")
+    if (largest := np.abs(values).max()) > info.max**0.5:
+        raise ValueError(
+            f"{name} holds {largest:.1e} and its like, whose squares overflow {info.dtype}, the dtype of X; "
+            "pass 0 where no better value is known."
+        )
     return values.reshape(shape)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -39,11 +41,13 @@ __all__ = [
     "check_fit",
     "check_parameters",
     "check_predict",
+    "naming",
     "route",
 ]
 
 Features: TypeAlias = np.ndarray | scipy.sparse.csr_array | Tensor
 FLOATS = [np.float64, np.float32]
+NUMBERS = ("C", "learning_rate", "tol")  # parameters that are computed with as floats
 FINITE_NUMBERS = (2**26, 2**21)  # looked at at a time: on an accelerator, on the CPU
 
 
@@ -62,6 +66,22 @@ def check_parameters(estimator: Any, defaults: Mapping[str, Any]) -> None:
     values = {name: getattr(estimator, name) for name in sorted(constraints)}
     given = {name: value for name, value in values.items() if value is not defaults.get(name, constraints)}
     validate_parameter_constraints(constraints, given, caller_name=type(estimator).__name__)
+    for name in NUMBERS:
+        if isinstance(given.get(name), Integral):  # in Python they may be of any size
+            with naming(name):
+                float(given[name])
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Say which of the arguments holds an integer that is too large for a float."""
+    try:
+        yield
+    except OverflowError as error:
+        raise ValueError(
+            f"{name} holds an integer beyond the range of float64, whose largest number is 1.8e308; pass "
+            f"smaller numbers ({error})."
+        ) from error
 
 
 def check_fit(
@@ -86,18 +106,20 @@ def check_fit(
             raise ValueError(f"X has {len(X)} rows and y has {len(y)}: they must have equally many.")
     else:
         _refuse_missing_words(y)
-        X, y = validate_data(
-            estimator, X, y, accept_sparse="csr", dtype=FLOATS, ensure_all_finite=not defer_finite
-        )
+        with naming("X"), np.errstate(invalid="ignore"):  # of a sum of infinities of both signs
+            X, y = validate_data(
+                estimator, X, y, accept_sparse="csr", dtype=FLOATS, ensure_all_finite=not defer_finite
+            )
     classes, codes = factorise(y)
     weights = _sample_weights(sample_weight, y)
     classes, codes = _of_weight(classes, codes, weights)
     if class_weight is not None:
         _check_class_weight(class_weight, classes)
         # One row a class, with its weight, stands for all of its rows.
-        of_class = compute_class_weight(
-            class_weight, classes=classes, y=classes, sample_weight=np.bincount(codes, weights)
-        )
+        with naming("class_weight"), np.errstate(over="ignore"):
+            of_class = compute_class_weight(
+                class_weight, classes=classes, y=classes, sample_weight=np.bincount(codes, weights)
+            )
         if not (np.isfinite(of_class).all() and (of_class > 0).all()):
             raise ValueError(
                 f"class_weight gives the classes {classes.tolist()} the weights {of_class.tolist()}: "
@@ -108,6 +130,14 @@ def check_fit(
     X = _canonical(X)
     _check_range(weights, codes, float_info(X))
     return TrainingData(X, codes, classes, weights)
+
+
+def weigh_classes(data: TrainingData, of_class: np.ndarray) -> TrainingData:
+    """The same with the weights of rows multiplied by those of their classes, (n_classes,)."""
+    with np.errstate(over="ignore"):  # which is seen to below
+        weights = data.weights * of_class[data.codes]
+    _check_range(weights, data.codes, float_info(data.X))
+    return data._replace(weights=weights)
 
 
 def _check_class_weight(class_weight: Any, classes: np.ndarray) -> None:
@@ -140,16 +170,18 @@ def check_predict(estimator: BaseEstimator, X: Any, defer_finite: bool = False) 
     if isinstance(X, Tensor):
         _check_tensor(estimator, X, reset=False, defer_finite=defer_finite)
         return _canonical(X)
-    X = validate_data(
-        estimator, X, accept_sparse="csr", dtype=FLOATS, reset=False, ensure_all_finite=not defer_finite
-    )
+    with naming("X"), np.errstate(invalid="ignore"):
+        X = validate_data(
+            estimator, X, accept_sparse="csr", dtype=FLOATS, reset=False, ensure_all_finite=not defer_finite
+        )
     return _canonical(X)
 
 
 def check_finite(estimator: BaseEstimator, X: Features) -> None:
     """Raise if X holds NaN or infinity, what `check_fit` and `check_predict` raise unless deferred."""
     if not isinstance(X, Tensor):
-        assert_all_finite(X, estimator_name=type(estimator).__name__, input_name="X")
+        with np.errstate(invalid="ignore"):
+            assert_all_finite(X, estimator_name=type(estimator).__name__, input_name="X")
         return
     # A few rows at a time: what is made on the way is as large as they are.
     step = max(1, FINITE_NUMBERS[X.device.type == "cpu"] // X.shape[1])
@@ -227,7 +259,8 @@ def _sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
     if sample_weight is None:
         return np.ndarray(len(y), np.float64, buffer=np.ones(1), strides=(0,))  # one, broadcast
     sample_weight = on_host(sample_weight, of="sample_weight")
-    weights = check_sample_weight(sample_weight, y, dtype=np.float64)
+    with naming("sample_weight"), np.errstate(invalid="ignore"):
+        weights = check_sample_weight(sample_weight, y, dtype=np.float64)
     if weights.min() < 0:
         row = int(np.flatnonzero(weights < 0)[0])
         raise ValueError(
@@ -235,7 +268,9 @@ def _sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
         )
     if np.isnan(weights).any():  # of a number for all rows, which is not looked at
         raise ValueError("Input sample_weight contains NaN.")
-    if not np.isfinite(weights.sum()):
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not np.isfinite(total):
         raise ValueError("The sum of sample_weight overflows; divide sample_weight by its largest.")
     if not weights.max() > 0:
         raise ValueError(
@@ -249,7 +284,9 @@ def _check_range(weights: np.ndarray, codes: np.ndarray, info: np.finfo) -> None
     """Raise if in the dtype of X the sum of the weights is infinite, or all weights of a class are 0."""
     if weights.strides == (0,):
         return
-    if weights.sum() > info.max:
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if total > info.max:
         raise ValueError(
             f"The sum of sample_weight times class_weight overflows {info.dtype}, the dtype of X: "
             "divide the weights by their largest."

@@ -50,8 +50,6 @@ class ModuleSpec(BaseEstimator):
     8
     """
 
-    _doc_link_module = "torch_logreg"
-
     def __init__(self, build: Callable[..., nn.Module], **settings: Any) -> None:
         self.build = _checked(build)
         self._settings = settings  # not as attributes: one may have the name of a method

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torch_logreg._conjugate import NewtonCG
+from torch_logreg._memory import check_room
 from torch_logreg._metrics import CONTRACTION, Cholesky, Kronecker, Metric, NewtonCholesky, SampledFisher
 from torch_logreg._newton import SmallNewton
 from torch_logreg._progress import Progress, State, Trial, backtrack, start
@@ -25,6 +26,7 @@ LAZY_WORK = 2**24  # multiplications for a Fisher matrix below which a new one c
 LONG, FACTORISED_WORK = 15, 2**30  # updates, and multiplications for a Fisher matrix, see `Descent`
 BATCH_ACCURACY = 1.0  # of what sampling alone leaves of the decrement
 BATCH_UPDATES = 25  # at most, on one sample of the rows
+PEAK = 3.3  # matrices held while one is made and factorised, as measured
 
 
 def _exact(objective: Objective, tol: float | None) -> Metric:
@@ -116,7 +118,22 @@ class NaturalSGD(Solver):
     def _metric(self, objective: Objective) -> Metric | None:
         """None for the Fisher matrix by its products with all rows alone."""
         name = chosen(objective) if self.linear_solver == "auto" else self.linear_solver
+        self._check_room(objective, name)
         return METRICS[name](objective, self.tol)
+
+    def _check_room(self, objective: Objective, metric: str) -> None:
+        """Raise MemoryError if the matrices of the metric are too large for the device."""
+        P, p, K = objective.n_problems, objective.n_parameters, objective.n_outputs
+        numbers = {"cholesky": p**2, "cg": 0}.get(metric, K**2 + (p // K) ** 2)
+        named = self.linear_solver == "cholesky"
+        what, instead = ("newton-cholesky", "auto") if named else ("natural-sgd", "lbfgs")
+        size = f"{p} x {p}" if metric == "cholesky" else f"{K} x {K} and {p // K} x {p // K}"
+        check_room(
+            P * PEAK * objective.dtype.itemsize * numbers,
+            objective.rows.device,
+            f"solver={what!r} makes matrices of {size} numbers for each of {P} problem(s), which",
+            f"use solver='newton-cg' or {instead!r}, which make none",
+        )
 
     def _started(self, objective: Objective, w: Tensor, progress: Progress, callback: Callback) -> State:
         """Where to start on all rows: from what samples tell, if that is better than no coefficients."""

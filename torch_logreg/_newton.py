@@ -17,6 +17,7 @@ from torch_logreg._progress import (
     NOISE,
     STILL,
     TURNED,
+    blame,
     largest,
 )
 from torch_logreg._solver import Callback, Iteration, Objective, Solution
@@ -87,7 +88,7 @@ class SmallNewton:
         point = self._at(w)
         if not (math.isfinite(point.value) and math.isfinite(point.norm)):
             found = torch.tensor([point.value, point.norm], dtype=w.dtype, device=w.device)
-            self._objective.rows.check_finite(found)
+            blame(self._objective, w, found)
         return point
 
     def _at(self, w: Tensor) -> Point:

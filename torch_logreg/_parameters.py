@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from torch_logreg._criteria import is_cross_entropy
+
 ELSEWHERE = ("liblinear", "sag", "saga")  # of LogisticRegression, and not here
 OF_SGD = {
     "learning_rate": "auto",
@@ -13,7 +15,6 @@ OF_SGD = {
     "batch_size": "auto",
     "lr_schedule": None,
     "module": None,
-    "criterion": None,
 }
 
 
@@ -36,6 +37,7 @@ def check_all_are_read(estimator: Any, solver: str) -> None:
                     f"{name}={value!r} is not read by solver={solver!r}; use solver='sgd', or leave {name} "
                     "at its default."
                 )
+        _check_is_cross_entropy(estimator.criterion, solver)
         return
     if estimator.learning_rate == "auto":
         for name in ("momentum", "lr_schedule"):
@@ -51,3 +53,12 @@ def check_all_are_read(estimator: Any, solver: str) -> None:
         )
     if estimator.nesterov and not estimator.momentum:
         raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9, and it is 0.")
+
+
+def _check_is_cross_entropy(criterion: Any, solver: str) -> None:
+    if not is_cross_entropy(criterion):
+        raise ValueError(
+            f"criterion={criterion!r} is not read by solver={solver!r}, which minimises the cross-entropy of "
+            "each row; use solver='sgd', or criterion=None, nn.BCEWithLogitsLoss() or nn.CrossEntropyLoss(), "
+            "which may have weights of classes but no weight of elements, label_smoothing or ignore_index."
+        )

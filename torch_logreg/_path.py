@@ -16,6 +16,7 @@ from torch_logreg._design import DesignObjective, small_design
 from torch_logreg._folds import FoldRows
 from torch_logreg._inputs import TrainingData, features_to, float_dtype, supports_float64, to_tensor
 from torch_logreg._losses import LOSSES, Loss
+from torch_logreg._memory import check_room
 from torch_logreg._metrics import Cholesky, Kronecker, Shared
 from torch_logreg._natural import CHOLESKY_PARAMETERS, FACTOR_PARAMETERS, MEMORY, Descent
 from torch_logreg._objective import LinearObjective
@@ -53,6 +54,7 @@ class PathSolver:
     fit_intercept: bool
     solver: Solver
     natural: bool  # whether metrics may be shared
+    factorises: bool  # the whole Fisher matrix, however large
     seed: Callable[[], int]  # of samples of the rows
     max_memory: int  # bytes for the problems solved at once
     watch: Watch  # is told of each iteration on all rows, and may end it
@@ -103,6 +105,7 @@ class PathSolver:
             np.full(shape, "max_iter", dtype="<U16"),
         )
         at_once = max(1, (self.max_memory - SCRATCH) // self._problem_bytes())
+        self._check_room(min(at_once, len(Cs) * max(n_folds, 1)))
         n_Cs, folds_at_once = max(1, at_once // max(n_folds, 1)), max(1, min(n_folds, at_once))
         for first in range(0, len(Cs), n_Cs):
             chunk = np.arange(first, min(first + n_Cs, len(Cs)))
@@ -117,9 +120,28 @@ class PathSolver:
         m = d + self.fit_intercept
         p = self.K * m
         vectors = p * (2 * MEMORY * self.dtype.itemsize + 12 * self.exact.itemsize)
-        matrix = 4 * self.exact.itemsize * (p**2 if p <= CHOLESKY_PARAMETERS else m**2)
         held = self._small() and self._own_metrics(1)
-        return vectors + matrix + (10 * self.exact.itemsize * n_rows * self.K if held else 0)
+        return vectors + self._matrix_bytes() + (10 * self.exact.itemsize * n_rows * self.K if held else 0)
+
+    def _matrix_bytes(self) -> int:
+        m = self.data.X.shape[1] + self.fit_intercept
+        p = self.K * m
+        whole = self.factorises or p <= CHOLESKY_PARAMETERS
+        return 4 * self.exact.itemsize * (p**2 if whole else m**2)
+
+    def _check_room(self, n_problems: int) -> None:
+        """Raise MemoryError if so many problems at once are more than the device has memory for."""
+        m = self.data.X.shape[1] + self.fit_intercept
+        solver, p = "solver='newton-cg' or 'auto'", self.K * m
+        needed = self._problem_bytes()
+        if not self.factorises and m > FACTOR_PARAMETERS:  # then there is no matrix
+            needed -= self._matrix_bytes()
+        check_room(
+            n_problems * needed,
+            self.device,
+            f"{n_problems} problem(s) of {p} coefficients at once with max_batch_memory={self.max_memory}",
+            f"use {solver}" if n_problems == 1 else f"use a smaller max_batch_memory, or {solver}",
+        )
 
     def _small(self) -> bool:
         return is_small(self.rows(1), self.K, self.fit_intercept)

@@ -46,8 +46,20 @@ def start(objective: Objective, w: Tensor, evaluate: Evaluate | None = None) -> 
     value, gradient = (evaluate or objective.value_and_gradient)(w)
     state = State(w, value, gradient, *_to_host([value, largest(gradient)]))
     if not (np.isfinite(state.objective).all() and np.isfinite(state.gradient_norm).all()):
-        objective.rows.check_finite(torch.stack([value, largest(gradient)]))
+        blame(objective, w, torch.stack([value, largest(gradient)]))
     return state
+
+
+def blame(objective: Objective, w: Tensor, found: Tensor) -> None:
+    """Raise ValueError for an F that is not finite at the weights `w` to start from, or for X."""
+    if bool(w.any()):
+        value, gradient = objective.value_and_gradient(torch.zeros_like(w))
+        if bool(value.isfinite().all() and gradient.isfinite().all()):
+            raise ValueError(
+                "The loss or its gradient is not finite at the coefficients to start from, those of "
+                "coef_init, intercept_init or a warm start: pass smaller ones, or none."
+            )
+    objective.rows.check_finite(found)
 
 
 def largest(gradient: Tensor) -> Tensor:

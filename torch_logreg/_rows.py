@@ -334,9 +334,17 @@ class ArrayRows(Rows):
             return
         if self._check is not None:
             self._check()
+        most = (
+            torch.finfo(self.dtype).max ** 0.5
+        )  # what overflows is computed in this dtype, whatever sums are
+        if bool(self.weights.max() > most):
+            raise ValueError(
+                f"Sums of sample_weight times class_weight times the squares of X overflow {self.dtype}: the "
+                f"largest weight is {float(self.weights.max()):.1e}. Divide the weights by their largest."
+            )
         raise ValueError(
-            f"Sums of the squares of X overflow {found.dtype}: its largest values are above about "
-            f"{torch.finfo(found.dtype).max ** 0.5:.0e}. Divide those columns by a power of ten."
+            f"Sums of the squares of X overflow {self.dtype}: its largest values are above about "
+            f"{most:.0e}. Divide those columns by a power of ten."
         )
 
     def _block(self, rows: slice | Tensor) -> Block:

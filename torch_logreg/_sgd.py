@@ -89,10 +89,16 @@ class SGD(Solver):
         norm = value if gradient is None else gradient.abs().amax(dim=1).to(value.dtype)
         F, largest = torch.stack([value, norm]).cpu().numpy()
         if not (np.isfinite(F).all() and np.isfinite(largest).all()):
+            if not epoch:
+                raise ValueError(
+                    "The loss or its gradient is not finite at the weights to start from: use columns that a "
+                    "StandardScaler has scaled, a larger C, or smaller weights to start from (coef_init, "
+                    "intercept_init, or those of the module)."
+                )
             raise ValueError(
                 f"The loss or its gradient is not finite at the beginning of epoch {epoch} (counted from 0), "
                 f"with learning_rate={self.learning_rate!r}: use a smaller learning_rate, "
-                "learning_rate='auto', or columns that a StandardScaler has scaled."
+                "learning_rate='auto', a larger C, or columns that a StandardScaler has scaled."
             )
         return F, (largest if gradient is not None else np.full_like(F, np.nan))
 
@@ -115,13 +121,19 @@ class Stock:
 
     def __init__(self, w: Tensor, objective: Objective, settings: SGD) -> None:
         self._objective, self._momentum, self._nesterov = objective, settings.momentum, settings.nesterov
+        length = float(settings.learning_rate)
+        if length > torch.finfo(w.dtype).max:
+            raise ValueError(
+                f"learning_rate={settings.learning_rate!r} is infinite in {w.dtype}, which the weights have; "
+                "use a smaller learning_rate, or learning_rate='auto'."
+            )
         with torch.enable_grad():
             self._parameter = nn.Parameter(w)
         self._parameter.data = w
         self._velocity: list[Tensor | None] = [None]
         self._optimizer = torch.optim.SGD(
             [self._parameter],
-            lr=float(settings.learning_rate),
+            lr=length,
             momentum=settings.momentum,
             nesterov=settings.nesterov,
         )

@@ -259,8 +259,12 @@ class Solution(NamedTuple):
 
 Callback = Callable[[Iteration], bool]
 
+# Programs tell warnings of an unfinished fit by these words, which are scikit-learn's.
+FAILED = "{solver} failed to converge"
+MORE_ITERATIONS = "Increase the number of iterations to improve the convergence (max_iter={max_iter})"
+
 REASONS = {
-    "max_iter": "it reached max_iter={max_iter}; increase max_iter",
+    "max_iter": "it reached max_iter={max_iter}",
     "precision": (
         "no step decreases the objective any more at {dtype} precision; "
         "use float64 data, or a larger tol if this accuracy is enough"
