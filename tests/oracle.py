@@ -139,9 +139,9 @@ def objective_rounding(
 ) -> float:
     """By how much rounding may move what `objective` returns, to first order.
 
-    An inner product of d + 1 terms is off by at most ``(d + 1) eps`` times the sum of their sizes (Higham,
-    2002, Accuracy and Stability of Numerical Algorithms, section 3.1), a loss by its derivative times that, and the
-    sum of n losses by ``n eps`` of itself.
+    An inner product of d + 1 terms is off by at most ``(d + 1) eps`` times the sum of their sizes, a loss by
+    its derivative times that, and the sum of n losses by ``n eps`` of itself (Higham 2002, Accuracy and
+    Stability of Numerical Algorithms, section 3.1).
     """
     eps = np.finfo(np.float64).eps
     coef, intercept = np.asarray(coef, dtype=np.float64), np.asarray(intercept, dtype=np.float64)
