@@ -475,7 +475,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     def _guarded(self, X: Any) -> Iterator[None]:
         """What every fit runs in."""
         with self._keeping_fit_on_error(), saying_what_to_do(X, self.device), safe_after_fork():
-            yield
+            # As numpy has them: an underflow is no error, whatever the caller has set.
+            with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+                yield
 
     @contextmanager
     def _keeping_fit_on_error(self) -> Iterator[None]:
