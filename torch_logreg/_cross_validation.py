@@ -85,13 +85,13 @@ class Scorer:
             weights = given.get("sample_weight")
             on = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
             codes = torch.as_tensor(data.codes[test])
-            if is_vectorised(self._name, len(data.classes), codes, on):
+            if is_vectorised(self._name, data.classes, codes, on):
                 weights, codes = None if on is None else on.to(device), codes.to(device)
                 step = max(1, SCORED_NUMBERS // (coef.shape[1] * len(test)))
                 scores = []
                 for part in (slice(first, first + step) for first in range(0, len(coef), step)):
                     z = _raw_predictions(data.X, test, coef[part], intercept[part], device)
-                    scores.append(score_all(self._name, z, codes, weights))
+                    scores.append(score_all(self._name, z, codes, weights, data.classes))
                 return np.concatenate(scores)
         X, labels = _rows_of(data.X, test), y[test]
         return np.array(
