@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.ensemble import BaggingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import KFold, StratifiedKFold
 from torch import nn
 
@@ -320,6 +321,22 @@ def test_rows_of_no_weight_are_none_to_a_score_of_labels():
         got = TorchLogisticClassifierCV(cv=folds, **settings).fit(X, y, weights)
         assert_array_equal(got.scores_, expected.scores_)
         assert got.scores_.min() > 0
+
+
+def test_a_score_of_each_class_says_what_the_scorer_says_of_one_without_weight():
+    X, y = problem(3)
+    weights = weighted(y, [1])
+    folds = list(StratifiedKFold(3).split(X, y))
+    cv = TorchLogisticClassifierCV(Cs=[0.1, 1.0], cv=folds, scoring="average_precision")
+    with pytest.warns(UserWarning, match="No positive class found in y_true"):
+        cv.fit(X, y, weights)
+    alone = TorchLogisticClassifier(max_iter=0, tol=None).fit(X, y)
+    for number, (_, test) in enumerate(folds):
+        alone.coef_ = cv.coefs_paths_[number, 0, 0, :, :-1]
+        alone.intercept_ = cv.coefs_paths_[number, 0, 0, :, -1]
+        with pytest.warns(UserWarning, match="No positive class found in y_true"):
+            expected = get_scorer("average_precision")(alone, X[test], y[test], sample_weight=weights[test])
+        assert cv.scores_[number, 0, 0] == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("fit_intercept", [True, False])

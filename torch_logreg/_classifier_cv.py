@@ -332,8 +332,8 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         counts = fold_counts(folds, data)
         if weights is not None and len(kept) < len(y):
             knows_weights = routed.scorer.score.get("sample_weight") is weights
-            of_probabilities = getattr(self._scorer(), "_response_method", None) == "predict_proba"
-            folds = without_silent(folds, data, weights, knows_weights and of_probabilities)
+            of_labels = getattr(self._scorer(), "_response_method", "predict") == "predict"
+            folds = without_silent(folds, data, weights, knows_weights and not of_labels)
         order = np.argsort(Cs, kind="stable")
         told = _Told(self, data.classes, forward)
         path = self._solve_path(data, counts, device, told, Cs[order])

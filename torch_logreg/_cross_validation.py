@@ -63,7 +63,7 @@ def without_silent(
     """The folds with test parts without rows of no weight, which are no rows.
 
     One row of each class that has no weight at all stays if the scorer `needs_labels`, and knows the weights:
-    a log loss could not tell otherwise which class a column is of.
+    a score of probabilities could not tell otherwise which class a column is of.
     """
     labels = np.zeros(0, dtype=np.int64)
     if needs_labels:
