@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import get_scorer, make_scorer
 from sklearn.model_selection import (
     GroupKFold,
@@ -290,5 +290,3 @@ def test_coefficients_have_the_dtype_of_the_rows(n_classes):
             assert cv.predict_proba(rows).dtype == dtype
     half = TorchLogisticClassifierCV(Cs=CS, cv=3).fit(torch.tensor(X, dtype=torch.bfloat16), y)
     assert half.coef_.dtype == np.float32
-    theirs = LogisticRegression().fit(scipy.sparse.csr_array(X.astype(np.float32)), y)
-    assert theirs.coef_.dtype == np.float32

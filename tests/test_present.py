@@ -375,6 +375,37 @@ def test_a_fold_without_rows_of_a_class_is_as_one_without_weight_of_it():
     assert (cv.coefs_paths_[range(3), 0, 0, range(3), :3] == 0).all()
 
 
+class Hook:
+    """A callback that keeps the model of every iteration."""
+
+    def __init__(self):
+        self.models = []
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context, *, fitted_estimator=None):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, X=None, y=None, metadata=None, fitted_estimator=None):
+        if context.task_name == "iteration":
+            self.models.append(fitted_estimator)
+
+
+@pytest.mark.parametrize("make", [TorchLogisticClassifier, lambda: TorchLogisticClassifierCV(Cs=[1.0], cv=3)])
+def test_callbacks_see_all_classes(make):
+    X, y = problem(3)
+    hook = Hook()
+    model = make().set_callbacks(hook).fit(X, y, weighted(y, [1]))
+    assert len(hook.models) == len(model.loss_curve_)
+    for seen in hook.models:
+        assert seen.coef_.shape == (3, 3)
+        assert not (seen.predict(X) == 1).any()
+
+
 # ---- ensembles ----
 
 

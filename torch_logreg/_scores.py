@@ -127,7 +127,8 @@ def is_vectorised(name: str, classes: np.ndarray, codes: Tensor, weights: Tensor
         return False
     if weights is not None and not bool(weights.sum() > 0):
         return False
-    if n_classes == 2 and positive_class(name, classes) is None:
+    # Of several classes too scikit-learn 1.8 wants a 1 for an average precision; later ones do not.
+    if (n_classes == 2 or name == "average_precision") and positive_class(name, classes) is None:
         return False
     if name == "accuracy":
         return True
