@@ -936,16 +936,11 @@ add(
     y=lambda: THREE[1],
     weight=lambda: (THREE[1] > 0).astype(float),
     plain_weight=THREE[1] > 0,
-    classes=[1, 2],
-    codes=np.maximum(THREE[1] - 1, 0),
+    classes=[0, 1, 2],
+    codes=THREE[1],
 )
-error(
-    "sample_weight",
-    "a class with only weight 0, of two",
-    "ValueError",
-    "rows of zero sample_weight do not count",
-    weight=lambda: CODES,
-)
+weights("a class with only weight 0, of two", CODES)
+weights("a class with only weight 0, of two, no intercept", CODES, params={"fit_intercept": False})
 error("sample_weight", "all 0", "ValueError", "at least one non-zero number", weight=lambda: np.zeros(N))
 error(
     "sample_weight",
@@ -1085,10 +1080,11 @@ def bad_class_weight(name: str, given: Any, kind: str, says: str) -> None:
 
 
 bad_class_weight("an unknown class", {0: 1.0, 7: 2.0}, "ValueError", "which names [7]")
-bad_class_weight("0", {0: 0.0}, "ValueError", "must be a finite number above 0")
-bad_class_weight("negative", {0: -1.0}, "ValueError", "must be a finite number above 0")
-bad_class_weight("NaN", {0: np.nan}, "ValueError", "must be a finite number above 0")
-bad_class_weight("infinity", {0: np.inf}, "ValueError", "must be a finite number above 0")
+class_weights("0", {0: 0.0}, CODES)
+bad_class_weight("0 for all", {0: 0.0, 1: 0.0}, "ValueError", "is 0 for every row")
+bad_class_weight("negative", {0: -1.0}, "ValueError", "must be a finite number, at least 0")
+bad_class_weight("NaN", {0: np.nan}, "ValueError", "must be a finite number, at least 0")
+bad_class_weight("infinity", {0: np.inf}, "ValueError", "must be a finite number, at least 0")
 bad_class_weight("names of another type", {"1": 2.0}, "ValueError", "which names ['1']")
 error(
     "class_weight",

@@ -114,6 +114,34 @@ def solve(
     return Optimum(point.coef, intercept, value, ratio, float(rounding))
 
 
+def probabilities(
+    X: Array,
+    codes: Array,
+    n_classes: int,
+    C: float,
+    sample_weight: Array | None = None,
+    fit_intercept: bool = True,
+) -> Array:
+    """Return those of the optimum at the rows of X, (n, n_classes).
+
+    With an intercept F has no optimum where a class has no weight. Its infimum is approached as that class's
+    probability goes to 0; the others solve the softmax problem without it, and for two of these the penalty
+    on two opposite vectors w / 2 is half of that on w.
+    """
+    X, codes = np.asarray(X, dtype=np.float64), np.asarray(codes)
+    weight = np.ones(len(codes)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    left = np.unique(codes[weight > 0]) if fit_intercept else np.arange(n_classes)
+    result = np.zeros((len(codes), n_classes))
+    if len(left) == 1:
+        result[:, left] = 1.0
+        return result
+    C = 2 * C if len(left) == 2 < n_classes else C
+    of_left = np.searchsorted(left, codes).clip(max=len(left) - 1)
+    best = solve(X, of_left, len(left), C, weight, fit_intercept)
+    result[:, left] = special.softmax(_class_logits(best.coef, best.intercept, X), axis=1)
+    return result
+
+
 def objective(
     coef: Array,
     intercept: Array,

@@ -158,9 +158,6 @@ def test_what_logistic_regression_refuses_is_refused_with_the_same_kind_of_error
 REFUSED_HERE_ONLY = {
     # LogisticRegression minimises something unbounded.
     "a negative weight": fit(w=put(w, 7, -1.0)),
-    # LogisticRegression: a class of weight 0 with whatever probability its start or penalty gives it.
-    "class_weight zero": fit(class_weight={0: 0, 1: 1}),
-    "only one class has weight": fit(w=y.astype(float)),
     # LogisticRegression: a model of NaN, ZeroDivisionError, or a warning that it failed to converge.
     "class_weight NaN": fit(class_weight={0: np.nan, 1: 1}),
     "class_weight None": fit(class_weight={0: None, 1: 1}),
@@ -186,6 +183,8 @@ ACCEPTED = {
     "long doubles": fit(X=X.astype(np.longdouble)),
     "dates": fit(X=np.full((N, 2), np.datetime64("2020-01-01")) + np.arange(2 * N).reshape(N, 2)),
     "one weight for all": fit(w=2.0),
+    "class_weight zero, no intercept": fit(class_weight={0: 0, 1: 1}, fit_intercept=False),
+    "only one class has weight, no intercept": fit(w=y.astype(float), fit_intercept=False),
     "C=True": fit(C=True),
     "C a numpy number": fit(C=np.float32(0.5)),
     "max_iter a numpy number": fit(max_iter=np.int64(50)),

@@ -65,15 +65,19 @@ def test_rows_of_zero_weight_are_no_rows(problem):
     assert_same_model(sparse, expected, 1e-6)
 
 
-def test_a_class_without_weight_is_no_class():
+def test_of_three_classes_two_with_weight_are_a_problem_of_two_with_half_the_penalty():
     data = load("wine")
     X, y = standardised(data.X[:, :6]), np.array(["a", "b", "c"])[data.y]
     for absent in "abc":
         kept = y != absent
         for class_weight in (None, "balanced"):
-            got = TorchLogisticClassifier(class_weight=class_weight).fit(X, y, kept.astype(float))
-            assert_same_model(got, TorchLogisticClassifier(class_weight=class_weight).fit(X[kept], y[kept]))
-            assert got.coef_.shape == (1, 6)
+            settings = {"class_weight": class_weight, "tol": 1e-6}
+            got = TorchLogisticClassifier(**settings).fit(X, y, kept.astype(float))
+            alone = TorchLogisticClassifier(C=2.0, **settings).fit(X[kept], y[kept])
+            assert got.classes_.tolist() == ["a", "b", "c"]
+            assert got.coef_.shape == (3, 6)
+            expected = alone.predict_proba(X)
+            assert_allclose(got.predict_proba(X)[:, got.classes_ != absent], expected, atol=1e-8)
 
 
 def test_a_constant_factor_of_the_weights_is_a_factor_of_c(problem):

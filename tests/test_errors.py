@@ -97,9 +97,6 @@ FIT = {
         ValueError, ("at least 2 classes", "one class", "1"), data={"y": np.ones(N, dtype=int)}
     ),
     "one class by name": Refused(ValueError, ("at least 2 classes", "'yes'"), data={"y": np.full(N, "yes")}),
-    "one class with weight": Refused(
-        ValueError, ("at least 2 classes", "zero sample_weight"), data={"sample_weight": y.astype(float)}
-    ),
     "no y": Refused(ValueError, ("requires y", "None"), data={"y": None}),
     "NaN in y": Refused(ValueError, ("y contains NaN",), data={"y": put(y, 3, np.nan)}),
     "continuous y": Refused(ValueError, ("continuous", "discrete classes"), data={"y": X[:, 0]}),
@@ -128,10 +125,18 @@ FIT = {
     "complex weights": Refused(ValueError, ("Complex data not supported",), data={"sample_weight": w + 1j}),
     "weights in words": Refused(ValueError, ("'heavy'",), data={"sample_weight": np.full(N, "heavy")}),
     # class_weight
-    "class_weight of 0": Refused(
-        ValueError, ("class_weight", "0.0", "above 0"), {"class_weight": {0: 0, 1: 1}}
+    "class_weight of 0 for all": Refused(
+        ValueError, ("class_weight", "0 for every row"), {"class_weight": {0: 0, 1: 0}}
     ),
-    "class_weight of -1": Refused(ValueError, ("class_weight", "-1.0", "above 0"), {"class_weight": {1: -1}}),
+    "no class with weight by both": Refused(
+        ValueError,
+        ("class_weight", "0 for every row"),
+        {"class_weight": {0: 0, 1: 1}},
+        data={"sample_weight": 1.0 - y},
+    ),
+    "class_weight of -1": Refused(
+        ValueError, ("class_weight", "-1.0", "at least 0"), {"class_weight": {1: -1}}
+    ),
     "class_weight of NaN": Refused(
         ValueError, ("class_weight", "nan", "finite"), {"class_weight": {1: np.nan}}
     ),

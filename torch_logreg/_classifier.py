@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from torch_logreg._callbacks import Forward, Recorder, scaled
+from torch_logreg._callbacks import HISTORY, Forward, Recorder, scaled
 from torch_logreg._criteria import is_cross_entropy, weights_of_classes
 from torch_logreg._early_stopping import EarlyStopping, codes_of, split
 from torch_logreg._initial import Initial
@@ -33,7 +34,9 @@ from torch_logreg._inputs import (
     check_fit,
     check_parameters,
     check_predict,
+    numpy_dtype,
     on_host,
+    one_a_row,
     resolve_device,
     to_tensor,
     weigh_classes,
@@ -46,6 +49,7 @@ from torch_logreg._natural import NaturalSGD
 from torch_logreg._parameters import check_all_are_read, check_solver_exists
 from torch_logreg._ported import ADVICE, Advice, advising, refusal
 from torch_logreg._predictions import Output, linear_predictions, module_predictions
+from torch_logreg._present import Present, forget_absent
 from torch_logreg._problems import Method, Problem, linear_problem, module_problem, work_of
 from torch_logreg._processes import one_thread_for, safe_after_fork
 from torch_logreg._separation import Separation, separation_of
@@ -100,8 +104,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Whether to fit an intercept. Without one the columns are not centred either.
 
     class_weight : dict or "balanced", default=None
-        Weights of the classes, which multiply `sample_weight`. "balanced" gives each class the same
-        total weight. None gives each the weight 1.
+        Weights of the classes, not negative, which multiply `sample_weight`. "balanced" gives each class that
+        has weight the same total. None gives each the weight 1.
 
     module : nn.Module, callable or ModuleSpec, default=None
         What is trained. None: the linear model. An instance is copied and never changed; a callable that is
@@ -360,9 +364,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         y : array-like of shape (n_samples,)
             Class labels: numbers, strings, booleans or categories, of two or more classes.
 
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or float, default=None
             Weights of the rows, not negative; 1 each by default. A weight of 2 is the row twice, a
-            weight of 0 is no such row.
+            weight of 0 is no such row, but that a class stays in `classes_` if all of its rows weigh nothing.
+            Then it is not predicted, unless ``fit_intercept=False`` gives it an optimum.
 
         coef_init : array-like of shape (1, n_features) or (n_classes, n_features), default=None
             Coefficients to start from, for two classes also of shape (n_features,). They change how long the
@@ -493,6 +498,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     def _solve(self, data: TrainingData, forward: Forward, initial: Initial) -> dict[str, Any]:
         """The fitted attributes."""
+        present = Present.of(data, bool(self.fit_intercept))
+        if len(present.index) == 1 and not self._is_module():
+            return self._constant(data, present)
         seed, kept = self._seed(), None
         if self.early_stopping:
             data, kept = split(data, self.validation_fraction, seed)
@@ -534,6 +542,26 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """The number to stop at; any step meets a larger one than `LARGEST_TOL` too."""
         return None if self.tol is None else min(float(self.tol), LARGEST_TOL)
 
+    def _constant(self, data: TrainingData, present: Present) -> dict[str, Any]:
+        """The fitted attributes where one class alone has weight: nothing is left to be solved."""
+        check_finite(self, data.X)
+        dtype = numpy_dtype(data.X, resolve_device(self.device, data.X))
+        coef, intercept = present.constant(data.X.shape[1])
+        history: dict[str, np.ndarray] = {name: np.zeros(0) for name in HISTORY}
+        return {
+            "classes_": data.classes,
+            "coef_": coef.astype(dtype),
+            "intercept_": intercept.astype(dtype),
+            "n_iter_": np.zeros(1, dtype=np.int32),
+            "solver_": self._solver_name(),
+            "converged_": not self.early_stopping,
+            "stop_reason_": "converged",
+            "objective_": 0.0,
+            "loss_curve_": history["objective"],
+            "validation_scores_": np.zeros(0) if self.early_stopping else None,
+            "_history": history,
+        }
+
     def _seed(self) -> int:
         """For torch's generators. None is a new one each time, which touches no global generator."""
         given: Any = self.random_state
@@ -568,7 +596,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         if self._is_module():
             trained = self.module_ if earlier else None
             return module_problem(data, device, C, self.module, self.criterion, seed, trained)
-        warm = (self._dense_coef(), self.intercept_) if earlier and "coef_" in vars(self) else None
+        warm = None
+        if earlier and "coef_" in vars(self):
+            coef = self._dense_coef()
+            warm = (coef, forget_absent(coef, np.asarray(self.intercept_)))
         intercept, name = bool(self.fit_intercept), self._solver_name()
         method: Method = "growing" if name == "natural-sgd" else "full"
         if name == "sgd":
@@ -702,7 +733,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         y : array-like of shape (n_samples,)
             Their true labels.
 
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or float, default=None
             Weights of the rows.
 
         Returns
@@ -710,7 +741,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         accuracy : float
             The fraction, by weight, of the rows whose label is predicted.
         """
-        return super().score(X, on_host(y), sample_weight=on_host(sample_weight))
+        y = on_host(y)
+        return super().score(X, y, sample_weight=one_a_row(sample_weight, y))
 
     # ---- views of the fitted state ----
 
@@ -771,9 +803,17 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             return super().__sklearn_clone__()
         # `clone` makes a deep copy, which torch refuses of a module that keeps what it computed.
         twin = type(self).__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin.module = copied(self.module)
-        return super(TorchLogisticClassifier, twin).__sklearn_clone__()
+        twin.__dict__.update(self.__dict__, module=None)
+        cloned = super(TorchLogisticClassifier, twin).__sklearn_clone__()
+        cloned.module = copied(self.module)
+        return cloned
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        for name, value in vars(self).items():
+            is_module = isinstance(value, nn.Module)
+            twin.__dict__[name] = copied(value) if is_module else copy.deepcopy(value, memo)
+        return twin
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

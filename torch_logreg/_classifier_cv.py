@@ -11,35 +11,46 @@ from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import get_scorer, get_scorer_names
-from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+from sklearn.utils.validation import check_is_fitted
 
 from torch_logreg._callbacks import HISTORY, Forward, scaled
 from torch_logreg._classifier import SOLVERS, TorchLogisticClassifier
-from torch_logreg._cross_validation import Fold, Scorer, choose, fold_counts, results
+from torch_logreg._cross_validation import (
+    Fold,
+    Scorer,
+    choose,
+    fold_counts,
+    folds_of,
+    results,
+    without_silent,
+)
 from torch_logreg._inputs import (
     Interval,
     StrOptions,
     TrainingData,
     check_fit,
     check_parameters,
-    naming,
+    numpy_dtype,
     on_host,
+    one_a_row,
+    refusing_huge_integers,
     resolve_device,
     route,
+    sample_weights,
 )
 from torch_logreg._memory import check_room
 from torch_logreg._parameters import check_solver_exists
-from torch_logreg._path import Path, PathSolver
+from torch_logreg._path import Path, PathSolver, solve_present
 from torch_logreg._ported import ADVICE_CV, advising
-from torch_logreg._rows import HALF
 from torch_logreg._separation import Separation, separation_of
-from torch_logreg._sklearn_compat import with_callbacks
+from torch_logreg._sklearn_compat import needs_labels_alone, with_callbacks
 from torch_logreg._solver import FAILED, MORE_ITERATIONS, REASONS, Iteration
 from torch_logreg._surroundings import undisturbed
 
@@ -62,8 +73,8 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         equally spaced on a logarithmic scale.
 
     cv : int, splitter, iterable or None, default=None
-        Any of scikit-learn's splitters, or pairs of arrays of row numbers to train and to score on. An
-        integer is the number of folds of ``StratifiedKFold``; None is 5.
+        Any of scikit-learn's splitters, which split the rows that have weight, or pairs of arrays of row
+        numbers to train and to score on. An integer is the number of folds of ``StratifiedKFold``; None is 5.
 
     scoring : str, callable or None, default=None
         The score to maximise on each held-out fold: the name of one of scikit-learn's scorers, or a callable
@@ -270,9 +281,9 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         y : array-like of shape (n_samples,)
             Class labels, of two or more classes.
 
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or float, default=None
             Weights of the rows, not negative; 1 each by default. They go to the scorer too, with metadata
-            routing only if it asks for them.
+            routing only if it asks for them. Rows of weight 0 are in no fold that a splitter makes.
 
         **params : dict
             For the splitter (such as ``groups``) and the scorer, with metadata routing for those that ask.
@@ -286,7 +297,8 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         Raises
         ------
         ValueError
-            For parameters or data that cannot be fitted, or a fold that has rows of one class to train on.
+            For parameters or data that cannot be fitted, a fold that has rows of one class to train on, or
+            one without a row of weight to train or to score on.
 
         Warns
         -----
@@ -297,12 +309,12 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         self._check_parameters()
         with self._guarded(X), torch.inference_mode(False), torch.no_grad():
             data = check_fit(self, X, y, sample_weight, self.class_weight)
-            weights = None if sample_weight is None else np.asarray(on_host(sample_weight), dtype=np.float64)
+            weights = None if sample_weight is None else sample_weights(sample_weight, data.codes)
             routed = route(self, params, weights)
             Cs = self._values(data)
             forward = Forward(self, X, y, None if sample_weight is None else {"sample_weight": sample_weight})
             with undisturbed(resolve_device(self.device, data.X)), self._without_autograd(data):
-                fitted = self._choose(data, np.asarray(on_host(y)).reshape(-1), Cs, routed, forward)
+                fitted = self._choose(data, np.asarray(on_host(y)).reshape(-1), weights, Cs, routed, forward)
             self.__dict__.update(fitted)
             forward.close()
         return self
@@ -314,31 +326,41 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
     def _values(self, data: TrainingData) -> np.ndarray:
         given: Any = self.Cs
         if isinstance(given, Integral):
-            with naming("Cs"):
+            with refusing_huge_integers("Cs"):
                 n_bytes = 8.0 * int(given) * (data.X.shape[1] + 1)
             what = f"The coefficients of as many values of C as Cs={given!r} asks for"
             check_room(n_bytes, torch.device("cpu"), what, "pass fewer, such as Cs=10")
             return np.logspace(-4, 4, int(given))
-        with naming("Cs"):
+        with refusing_huge_integers("Cs"):
             Cs = np.asarray(given, dtype=np.float64)
         if Cs.ndim != 1 or not len(Cs) or not (Cs > 0).all():
             raise ValueError(f"Cs={self.Cs!r}: each must be a number above 0, or np.inf for no penalty.")
         return Cs
 
     def _choose(
-        self, data: TrainingData, y: np.ndarray, Cs: np.ndarray, routed: Any, forward: Forward
+        self,
+        data: TrainingData,
+        y: np.ndarray,
+        weights: np.ndarray | None,
+        Cs: np.ndarray,
+        routed: Any,
+        forward: Forward,
     ) -> dict[str, Any]:
         """The fitted attributes."""
         device = resolve_device(self.device, data.X)
-        folds = self._folds(data, y, routed.splitter.split)
+        kept = np.arange(len(y)) if weights is None else np.flatnonzero(weights)
+        folds = self._folds(data, y, routed.splitter.split, kept)
+        counts = fold_counts(folds, data)
+        if weights is not None and len(kept) < len(y):
+            knows_weights = routed.scorer.score.get("sample_weight") is weights
+            of_labels = needs_labels_alone(self._scorer())
+            folds = without_silent(folds, data, weights, knows_weights and not of_labels)
         order = np.argsort(Cs, kind="stable")
         told = _Told(self, data.classes, forward)
-        path = self._solve_path(data, fold_counts(folds, data), device, told, Cs[order])
+        path = self._solve_path(data, counts, device, told, Cs[order])
         path = Path(*(array[:, np.argsort(order)] for array in path))
-        if data.X.dtype in HALF or (isinstance(data.X, np.ndarray) and data.X.dtype == np.float32):
-            path = path._replace(
-                coef=path.coef.astype(np.float32), intercept=path.intercept.astype(np.float32)
-            )
+        dtype = numpy_dtype(data.X, device)
+        path = path._replace(coef=path.coef.astype(dtype), intercept=path.intercept.astype(dtype))
         scorer = Scorer(
             self.scoring if isinstance(self.scoring, str) else None if self.scoring else "accuracy",
             self._scorer(),
@@ -354,10 +376,11 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         self._warn_of(path, Cs, self._separation_of(data, path, Cs))
         return self._attributes(data, Cs, scores, path, told, np.argsort(order))
 
-    def _folds(self, data: TrainingData, y: np.ndarray, params: dict[str, Any]) -> list[Fold]:
+    def _folds(
+        self, data: TrainingData, y: np.ndarray, given: dict[str, Any], kept: np.ndarray
+    ) -> list[Fold]:
         try:
-            splitter = check_cv(self.cv, y, classifier=True)
-            return [Fold(*map(_indices, pair)) for pair in splitter.split(data.X, y, **params)]
+            return folds_of(self.cv, data, y, given, kept)
         except ValueError as error:
             if not isinstance(self.cv, Integral):  # a splitter of the caller's, which knows its parameters
                 raise
@@ -379,7 +402,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             int(min(self.max_batch_memory, 2**63)),  # which may be infinite
             told,
         )
-        return solver.solve(Cs)
+        return solve_present(solver, Cs)
 
     def _with_coefficients(self, data: TrainingData, coef: np.ndarray, intercept: np.ndarray) -> Any:
         """A fitted estimator for a scorer."""
@@ -412,7 +435,6 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             "scores_": scores[:, None],
             "coefs_paths_": np.concatenate(columns, axis=-1)[:-1, None],
             "n_iter_": path.n_iter[:-1, None],
-            "cv_results_": results(Cs, scores),
             "coef_": path.coef[-1, chosen].copy(),
             "intercept_": path.intercept[-1, chosen].copy(),
             "solver_": self._solver_name(),
@@ -484,6 +506,14 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             return separated.describe(vars(self).get("feature_names_in_"))
         return REASONS[reason].format(max_iter=self.max_iter, dtype="this")
 
+    # ---- views of the fitted state ----
+
+    @property
+    def cv_results_(self) -> pd.DataFrame:
+        """Scores of each C, and which is best: a DataFrame of one row a C, made at each access."""
+        check_is_fitted(self)
+        return results(self.Cs_, self.scores_[:, 0])
+
     # ---- scoring and metadata ----
 
     def _scorer(self) -> Callable[..., float]:
@@ -502,8 +532,8 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         y : array-like of shape (n_samples,)
             Their true labels.
 
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows.
+        sample_weight : array-like of shape (n_samples,) or float, default=None
+            Weights of the rows; they go to the scorer, with metadata routing only if it asks for them.
 
         **score_params : dict
             For the scorer, with metadata routing.
@@ -513,10 +543,9 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         score : float
             Accuracy, unless `scoring` says otherwise.
         """
-        if sample_weight is not None:
-            score_params["sample_weight"] = on_host(sample_weight)
-        routed = route(self, score_params, caller="score")
-        return self._scorer()(self, X, on_host(y), **routed.scorer.score)
+        y = on_host(y)
+        routed = route(self, score_params, one_a_row(sample_weight, y), caller="score")
+        return self._scorer()(self, X, y, **routed.scorer.score)
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Get the metadata routing of this object.
@@ -567,11 +596,6 @@ class _Told:
         found = [table[number - first] for first, table in self._kept if 0 <= number - first < len(table)]
         columns = np.array(found[:n_iter]).reshape(-1, len(HISTORY)).T
         return dict(zip(HISTORY, columns, strict=True))
-
-
-def _indices(rows: Any) -> np.ndarray:
-    rows = np.asarray(rows)
-    return np.flatnonzero(rows) if rows.dtype == bool else rows
 
 
 DEFAULTS = {name: p.default for name, p in inspect.signature(TorchLogisticClassifierCV).parameters.items()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.model_selection import PredefinedSplit, check_cv
 from torch import Tensor
 
 from torch_logreg._inputs import Features, TrainingData, float_dtype, to_tensor
@@ -26,18 +28,76 @@ class Fold(NamedTuple):
     test: np.ndarray
 
 
+def folds_of(
+    cv: Any, data: TrainingData, y: np.ndarray, given: Mapping[str, Any], kept: np.ndarray
+) -> list[Fold]:
+    """Training and test parts that `cv` makes with the metadata `given`.
+
+    scikit-learn's splitters make them of the rows `kept`, as if there were no others; what has row numbers of
+    its own means those of X.
+    """
+    splitter, n_rows = check_cv(cv, y, classifier=True), len(y)
+    if len(kept) == n_rows or not _splits_what_it_is_given(cv):
+        return [Fold(*map(_indices, pair)) for pair in splitter.split(data.X, y, **given)]
+    given = {name: _cut(value, kept, n_rows) for name, value in given.items()}
+    no_features = np.empty((len(kept), 0))  # which no splitter looks at
+    pairs = splitter.split(no_features, y[kept], **given)
+    return [Fold(kept[train], kept[test]) for train, test in pairs]
+
+
+def _splits_what_it_is_given(cv: Any) -> bool:
+    """Whether `cv` splits any number of rows. Only of scikit-learn's own splitters is that known."""
+    if cv is None or isinstance(cv, Integral):
+        return True
+    return type(cv).__module__.startswith("sklearn.") and not isinstance(cv, PredefinedSplit)
+
+
+def _indices(rows: Any) -> np.ndarray:
+    rows = np.asarray(rows)
+    return np.flatnonzero(rows) if rows.dtype == bool else rows
+
+
+def without_silent(
+    folds: Sequence[Fold], data: TrainingData, weights: np.ndarray, needs_labels: bool
+) -> list[Fold]:
+    """The folds with test parts without rows of no weight, which are no rows.
+
+    One row of each class that has no weight at all stays if the scorer `needs_labels`, and knows the weights:
+    a score of probabilities could not tell otherwise which class a column is of.
+    """
+    labels = np.zeros(0, dtype=np.int64)
+    if needs_labels:
+        present = np.bincount(data.codes[weights > 0], minlength=len(data.classes)) > 0
+        labels = np.unique(data.codes, return_index=True)[1][~present]
+    kept = [fold.test[weights[fold.test] > 0] for fold in folds]
+    for number, test in enumerate(kept):
+        if not len(test):
+            raise ValueError(
+                f"Fold {number} has no row of non-zero sample_weight to score on; use fewer folds, or leave "
+                "it out."
+            )
+    return [
+        fold._replace(test=np.concatenate([test, labels])) for fold, test in zip(folds, kept, strict=True)
+    ]
+
+
 def fold_counts(folds: Sequence[Fold], data: TrainingData) -> np.ndarray:
     """How often each row is in the training part of each fold, (n_folds, n_rows).
 
-    Raises ValueError where such a part has rows of one class only.
+    Raises ValueError where such a part has rows of one class only, unless others have no weight.
     """
-    n_rows, weighted = len(data.codes), np.broadcast_to(data.weights > 0, data.codes.shape)
+    n_rows, silent = len(data.codes), np.broadcast_to(data.weights == 0, data.codes.shape)
     counts = np.empty((len(folds), n_rows), dtype=np.int32)
     for number, fold in enumerate(folds):
         counts[number] = np.bincount(fold.train, minlength=n_rows)
-        present = np.bincount(data.codes[(counts[number] > 0) & weighted], minlength=len(data.classes)) > 0
-        if present.sum() < 2:
-            found = data.classes[present].tolist()
+        present = np.bincount(data.codes[(counts[number] > 0) | silent], minlength=len(data.classes)) > 0
+        found = data.classes[present].tolist()
+        if not data.weights[fold.train].any():
+            raise ValueError(
+                f"The data to train on of fold {number} have no row of non-zero weight; use fewer folds, or "
+                "leave it out."
+            )
+        if len(found) < 2:
             raise ValueError(
                 "This solver needs samples of at least 2 classes in the data, but the data to train on of "
                 f"fold {number} contains only one class: {found}; use a splitter that stratifies, such as "
@@ -81,17 +141,17 @@ class Scorer:
     ) -> np.ndarray:
         """Of coefficients (n_Cs, K, d) and intercepts (n_Cs, K): a score each, (n_Cs,)."""
         given = {name: _cut(value, test, len(y)) for name, value in self._parameters.items()}
-        if self._name is not None and set(given) <= {"sample_weight"} and self._knows(data, y):
+        if self._name is not None and set(given) <= {"sample_weight"}:
             weights = given.get("sample_weight")
             on = None if weights is None else torch.as_tensor(weights, dtype=torch.float64, device="cpu")
             codes = torch.as_tensor(data.codes[test], dtype=torch.int64, device="cpu")
-            if is_vectorised(self._name, len(data.classes), codes, on):
+            if is_vectorised(self._name, data.classes, codes, on):
                 weights, codes = None if on is None else on.to(device), codes.to(device)
                 step = max(1, SCORED_NUMBERS // (coef.shape[1] * len(test)))
                 scores = []
                 for part in (slice(first, first + step) for first in range(0, len(coef), step)):
                     z = _raw_predictions(data.X, test, coef[part], intercept[part], device)
-                    scores.append(score_all(self._name, z, codes, weights))
+                    scores.append(score_all(self._name, z, codes, weights, data.classes))
                 return np.concatenate(scores)
         X, labels = _rows_of(data.X, test), y[test]
         return np.array(
@@ -100,11 +160,6 @@ class Scorer:
                 for one in zip(coef, intercept, strict=True)
             ]
         )
-
-    @staticmethod
-    def _knows(data: TrainingData, y: np.ndarray) -> bool:
-        """Whether each row has its class in `data.classes`: one without weight need not."""
-        return data.weights.strides == (0,) or bool((data.weights > 0).all())
 
 
 def _cut(value: Any, rows: np.ndarray, n_rows: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 
-from torch_logreg._inputs import TrainingData, float_info, naming, on_host
+from torch_logreg._inputs import TrainingData, float_info, on_host, refusing_huge_integers
 
 
 class Initial(NamedTuple):
@@ -59,7 +59,7 @@ def _checked(name: str, given: Any, shape: tuple[int, ...], data: TrainingData) 
     if scipy.sparse.issparse(given):
         given = given.toarray()
     try:
-        with naming(name):
+        with refusing_huge_integers(name):
             values = np.asarray(on_host(given, of=name), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array of numbers, of shape {shape}: {error}") from error

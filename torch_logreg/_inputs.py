@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -27,6 +27,7 @@ from torch_logreg._sklearn_compat import (
     check_sample_weight,
     check_y,
     constraints_of,
+    num_samples,
     raise_for_params,
     routing_enabled,
     validate_parameter_constraints,
@@ -41,8 +42,11 @@ __all__ = [
     "check_fit",
     "check_parameters",
     "check_predict",
-    "naming",
+    "numpy_dtype",
+    "one_a_row",
+    "refusing_huge_integers",
     "route",
+    "sample_weights",
 ]
 
 Features: TypeAlias = np.ndarray | scipy.sparse.csr_array | Tensor
@@ -55,8 +59,8 @@ class TrainingData(NamedTuple):
     """What `fit` was given, checked. X is a tensor only if it has 16 bits or lies on another device."""
 
     X: Features  # (n_rows, n_features), float32 or float64, or a tensor of 16 bits
-    codes: np.ndarray  # (n_rows,) int64, index into `classes`; arbitrary for rows of no weight
-    classes: np.ndarray  # (n_classes,)
+    codes: np.ndarray  # (n_rows,) int64, index into `classes`
+    classes: np.ndarray  # (n_classes,), of which some may have no row of weight
     weights: np.ndarray  # (n_rows,) float64: sample_weight times class_weight; one broadcast 1 without both
 
 
@@ -68,12 +72,12 @@ def check_parameters(estimator: Any, defaults: Mapping[str, Any]) -> None:
     validate_parameter_constraints(constraints, given, caller_name=type(estimator).__name__)
     for name in NUMBERS:
         if isinstance(given.get(name), Integral):  # in Python they may be of any size
-            with naming(name):
+            with refusing_huge_integers(name):
                 float(given[name])
 
 
 @contextmanager
-def naming(name: str) -> Iterator[None]:
+def refusing_huge_integers(name: str) -> Iterator[None]:
     """Say which of the arguments holds an integer that is too large for a float."""
     try:
         yield
@@ -106,27 +110,22 @@ def check_fit(
             raise ValueError(f"X has {len(X)} rows and y has {len(y)}: they must have equally many.")
     else:
         _refuse_missing_words(y)
-        with naming("X"), np.errstate(invalid="ignore"):  # of a sum of infinities of both signs
+        with (
+            refusing_huge_integers("X"),
+            np.errstate(invalid="ignore"),
+        ):  # of a sum of infinities of both signs
             X, y = validate_data(
                 estimator, X, y, accept_sparse="csr", dtype=FLOATS, ensure_all_finite=not defer_finite
             )
     classes, codes = factorise(y)
-    weights = _sample_weights(sample_weight, y)
-    classes, codes = _of_weight(classes, codes, weights)
+    if len(classes) < 2:
+        raise ValueError(
+            "This solver needs samples of at least 2 classes in the data, but the data contains only one "
+            f"class: {classes.tolist()[0]!r}."
+        )
+    weights = sample_weights(sample_weight, y)
     if class_weight is not None:
-        _check_class_weight(class_weight, classes)
-        # One row a class, with its weight, stands for all of its rows.
-        with naming("class_weight"), np.errstate(over="ignore"):
-            of_class = compute_class_weight(
-                class_weight, classes=classes, y=classes, sample_weight=np.bincount(codes, weights)
-            )
-        if not (np.isfinite(of_class).all() and (of_class > 0).all()):
-            raise ValueError(
-                f"class_weight gives the classes {classes.tolist()} the weights {of_class.tolist()}: "
-                "each must be a finite number above 0."
-            )
-        with np.errstate(over="ignore"):  # which is seen to below
-            weights = weights * of_class[codes]
+        weights = _times_class_weight(weights, class_weight, classes, codes)
     X = _canonical(X)
     _check_range(weights, codes, float_info(X))
     return TrainingData(X, codes, classes, weights)
@@ -138,6 +137,36 @@ def weigh_classes(data: TrainingData, of_class: np.ndarray) -> TrainingData:
         weights = data.weights * of_class[data.codes]
     _check_range(weights, data.codes, float_info(data.X))
     return data._replace(weights=weights)
+
+
+def _times_class_weight(
+    weights: np.ndarray, class_weight: Any, classes: np.ndarray, codes: np.ndarray
+) -> np.ndarray:
+    """Weights of the rows times those of their classes; "balanced" is among the classes that have weight."""
+    _check_class_weight(class_weight, classes)
+    of_class = np.zeros(len(classes))
+    sums = np.bincount(codes, weights)
+    known = np.flatnonzero(sums > 0) if isinstance(class_weight, str) else np.arange(len(classes))
+    # One row a class, with its weight, stands for all of its rows.
+    with refusing_huge_integers("class_weight"), np.errstate(over="ignore"):
+        of_class[known] = compute_class_weight(
+            class_weight, classes=classes[known], y=classes[known], sample_weight=sums[known]
+        )
+    if not (np.isfinite(of_class).all() and (of_class >= 0).all()):
+        raise ValueError(
+            f"class_weight gives the classes {classes.tolist()} the weights {of_class.tolist()}: "
+            "each must be a finite number, at least 0."
+        )
+    if not of_class[sums > 0].any():
+        raise ValueError(
+            "sample_weight times class_weight is 0 for every row: at least one class must have a non-zero "
+            "weight."
+        )
+    with np.errstate(over="ignore", under="ignore"):  # which `_check_range` sees to
+        product = weights * of_class[codes]
+    # What rounds to 0 is not 0: a class that should have weight is not to pass for one without.
+    product[(product == 0) & (weights > 0) & (of_class > 0)[codes]] = np.nextafter(0.0, 1.0)
+    return product
 
 
 def _check_class_weight(class_weight: Any, classes: np.ndarray) -> None:
@@ -170,7 +199,7 @@ def check_predict(estimator: BaseEstimator, X: Any, defer_finite: bool = False) 
     if isinstance(X, Tensor):
         _check_tensor(estimator, X, reset=False, defer_finite=defer_finite)
         return _canonical(X)
-    with naming("X"), np.errstate(invalid="ignore"):
+    with refusing_huge_integers("X"), np.errstate(invalid="ignore"):
         X = validate_data(
             estimator, X, accept_sparse="csr", dtype=FLOATS, reset=False, ensure_all_finite=not defer_finite
         )
@@ -255,12 +284,20 @@ def _canonical(X: Features) -> Features:
     return X
 
 
-def _sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
+def one_a_row(sample_weight: Any, y: Any) -> Any:
+    """Weights as scorers take them, on the host: one number as a vector of it."""
+    given = on_host(sample_weight, of="sample_weight")
+    if isinstance(given, Real) or (isinstance(given, np.ndarray) and given.ndim == 0):
+        return np.full(num_samples(y), given, dtype=np.float64)
+    return given
+
+
+def sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
+    """Checked, (n_rows,) float64: one number stands for a vector of it, None for a broadcast 1."""
     if sample_weight is None:
         return np.ndarray(len(y), np.float64, buffer=np.ones(1), strides=(0,))  # one, broadcast
-    sample_weight = on_host(sample_weight, of="sample_weight")
-    with naming("sample_weight"), np.errstate(invalid="ignore"):
-        weights = check_sample_weight(sample_weight, y, dtype=np.float64)
+    with refusing_huge_integers("sample_weight"), np.errstate(invalid="ignore"):
+        weights = check_sample_weight(one_a_row(sample_weight, y), y, dtype=np.float64)
     if weights.min() < 0:
         row = int(np.flatnonzero(weights < 0)[0])
         raise ValueError(
@@ -273,15 +310,12 @@ def _sample_weights(sample_weight: Any, y: np.ndarray) -> np.ndarray:
     if not np.isfinite(total):
         raise ValueError("The sum of sample_weight overflows; divide sample_weight by its largest.")
     if not weights.max() > 0:
-        raise ValueError(
-            "sample_weight is 0 for every row: it must contain at least one non-zero number for each of two "
-            "classes."
-        )
+        raise ValueError("sample_weight is 0 for every row: it must contain at least one non-zero number.")
     return weights
 
 
 def _check_range(weights: np.ndarray, codes: np.ndarray, info: np.finfo) -> None:
-    """Raise if in the dtype of X the sum of the weights is infinite, or all weights of a class are 0."""
+    """Raise if in the dtype of X the sum of the weights is infinite, or a class has none left that it had."""
     if weights.strides == (0,):
         return
     with np.errstate(over="ignore"):
@@ -295,24 +329,12 @@ def _check_range(weights: np.ndarray, codes: np.ndarray, info: np.finfo) -> None
         return
     largest = np.zeros(codes.max() + 1)
     np.maximum.at(largest, codes, weights)
-    if largest.min() < info.tiny:
+    lost = largest[(largest > 0) & (largest < info.tiny)]
+    if len(lost):
         raise ValueError(
-            f"sample_weight times class_weight is at most {largest.min():.1e} in one of the classes, which "
+            f"sample_weight times class_weight is at most {lost.min():.1e} in one of the classes, which "
             f"is too small for {info.dtype}, the dtype of X: multiply all weights by the same large number."
         )
-
-
-def _of_weight(classes: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Classes of the rows that have weight, and each row's index among them."""
-    if weights.strides != (0,) and weights.min() == 0:
-        present = np.bincount(codes[weights > 0], minlength=len(classes)) > 0
-        classes, codes = classes[present], (np.cumsum(present) - 1).clip(min=0)[codes]
-    if len(classes) < 2:
-        raise ValueError(
-            "This solver needs samples of at least 2 classes in the data, but the data contains only one "
-            f"class: {classes.tolist()[0]!r} (rows of zero sample_weight do not count)."
-        )
-    return classes, codes
 
 
 # ---- devices ----
@@ -418,3 +440,8 @@ def float_dtype(X: Features, device: torch.device) -> torch.dtype:
     else:
         single = X.dtype == np.float32
     return torch.float32 if single or not supports_float64(device) else torch.float64
+
+
+def numpy_dtype(X: Features, device: torch.device) -> type[np.floating]:
+    """Of the coefficients of a fit: that of `float_dtype`."""
+    return np.float32 if float_dtype(X, device) == torch.float32 else np.float64

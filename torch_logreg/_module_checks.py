@@ -167,7 +167,7 @@ def _check_link(output: Tensor, module: nn.Module, criterion: Criterion, X: Tens
 
 # ---- what outputs are, whatever the weights ----
 
-TRIALS, TRIED_ROWS, TRIED_SPREAD = 8, 32, 10.0
+TRIED_ROWS, TRIED_SPREADS = 32, (10.0, 1e4) * 4
 SUM_ERROR = 1e-3  # of probabilities, in their sum
 
 
@@ -188,16 +188,16 @@ def _squashing_seen(output: Tensor, module: nn.Module, X: Tensor) -> str | None:
 
 
 def _with_other_weights(module: nn.Module, X: Tensor) -> Iterator[Tensor]:
-    """Outputs with weights drawn at random, so large that logits leave any bounds; finite ones alone.
+    """Outputs with weights drawn at random, so large that logits leave their bounds; finite ones alone.
 
     Those of the module itself say little: logits may well lie between 0 and 1, and of weights 0 all are 0.
     """
     tried, X = copied(module).eval(), X[:TRIED_ROWS]
     generator = torch.Generator(device="cpu").manual_seed(0)
-    for _ in range(TRIALS):
+    for spread in TRIED_SPREADS:
         for parameter in tried.parameters():
             drawn = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
-            parameter.data = drawn.normal_(std=TRIED_SPREAD, generator=generator).to(parameter)
+            parameter.data = drawn.normal_(std=spread, generator=generator).to(parameter)
         try:
             output = by_row(evaluate(tried, X), len(X))
         except Exception:  # of a module that refuses such weights: it is not judged by them

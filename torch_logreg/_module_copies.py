@@ -27,28 +27,39 @@ def copied(module: nn.Module) -> nn.Module:
     `copy.deepcopy` raises for these, and leaves the hooks that are functions with the module that they were
     made for.
     """
-    memo: dict[int, Any] = {}
-    for tensor in _tensors_in(module):
-        if not tensor.is_leaf:
-            memo[id(tensor)] = tensor.detach().clone()
-        elif is_lazy(tensor) and not isinstance(tensor, nn.Parameter):
-            # torch cannot copy a buffer without a shape, as LazyBatchNorm has; there is nothing in it either.
-            memo[id(tensor)] = UninitializedBuffer()
+    return _deep_copy(module, _replaced(module))
+
+
+def sharing_parameters(module: nn.Module) -> nn.Module:
+    """A copy with the same parameters, so that modes and what a forward pass keeps or counts are its own."""
+    module = original(module)
+    memo = {id(p): p for p in module.parameters()} | _replaced(module)
+    for layer in module.modules():
+        if original(layer) is not layer:  # a copy of a compiled one would be compiled anew
+            memo[id(layer)] = copy.deepcopy(original(layer), memo)
     return _deep_copy(module, memo)
 
 
-def sharing_tensors(module: nn.Module) -> nn.Module:
-    """A copy with the same tensors, so that modes and what a forward pass keeps are its own."""
-    module = original(module)
-    return _deep_copy(module, {id(tensor): tensor for tensor in _tensors_in(module)})
+def _replaced(module: nn.Module) -> dict[int, Any]:
+    """What is to stand for what of the module no deep copy can be made of, by identity."""
+    found: dict[int, Any] = {}
+    for tensor in _tensors_in(module):
+        if not tensor.is_leaf:
+            found[id(tensor)] = tensor.detach().clone()
+        elif is_lazy(tensor) and not isinstance(tensor, nn.Parameter):
+            # torch cannot copy a buffer without a shape, as LazyBatchNorm has; there is nothing in it either.
+            found[id(tensor)] = UninitializedBuffer()
+    for layer in module.modules():
+        if isinstance(layer, torch.jit.ScriptModule):  # a deep copy's parameters are computed, and no leaves
+            found[id(layer)] = Scripted.of(layer).rebuild()
+    return found
 
 
 def _deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    with torch.enable_grad():  # without it copies of scripted modules have no trainable parameters
-        copy_ = copy.deepcopy(module, memo)
+    copy_ = copy.deepcopy(module, memo)
     for layer in copy_.modules():
         for name in HOOKS:
-            hooks = vars(layer).get(name) or {}
+            hooks = getattr(layer, name)
             for key, hook in hooks.items():
                 hooks[key] = _rebound(hook, memo)
     return copy_
@@ -113,7 +124,8 @@ class Traces:
 
 def _state_of(module: nn.Module) -> Iterator[tuple[Any, int]]:
     seen: set[int] = set()
-    found: list[Any] = [vars(layer) for layer in module.modules()]
+    # What `torch.compile` keeps in its own modules is no matter of theirs.
+    found: list[Any] = [vars(layer) for layer in module.modules() if original(layer) is layer]
     while found:
         item = found.pop()
         yield item, version(item)
@@ -173,6 +185,12 @@ class Scripted(NamedTuple):
 
     archive: bytes
 
+    @classmethod
+    def of(cls, module: nn.Module) -> Scripted:
+        file = io.BytesIO()
+        torch.jit.save(module, file)
+        return cls(file.getvalue())
+
     def rebuild(self) -> nn.Module:
         """The module."""
         return torch.jit.load(io.BytesIO(self.archive))
@@ -181,9 +199,7 @@ class Scripted(NamedTuple):
 def picklable(module: nn.Module) -> nn.Module | Parametrised | Scripted:
     """A copy of the module that pickle takes, if what is in it can be pickled at all."""
     if isinstance(module, torch.jit.ScriptModule):
-        file = io.BytesIO()
-        torch.jit.save(module, file)
-        return Scripted(file.getvalue())
+        return Scripted.of(module)
     module = copied(module)
     modes = [layer.training for layer in module.modules()]
     layers = [(n, layer) for n, layer in module.named_modules() if parametrize.is_parametrized(layer)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_logreg._module_checks import evaluate
-from torch_logreg._module_copies import Traces, copied, sharing_tensors, version
+from torch_logreg._module_copies import Traces, copied, sharing_parameters, version
 from torch_logreg._modules import RandomStream
 from torch_logreg._surroundings import with_plain_defaults
 
@@ -57,7 +57,7 @@ class ModulePredictor:
 
     The module itself is neither moved, nor switched, nor held by a lock: users look at it, train it on and
     predict with it in many threads. It is called as it is once it was seen to keep nothing and to draw
-    nothing; until then, or while it is in train mode, a copy that shares its tensors is.
+    nothing; until then, or while it is in train mode, a copy that shares its parameters is.
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
@@ -71,7 +71,7 @@ class ModulePredictor:
             return self._watched(X)
         module = self._here
         if habits.keeps or any(layer.training for layer in module.modules()):
-            module = sharing_tensors(module).eval()
+            module = sharing_parameters(module).eval()
         with with_plain_defaults(self._device):
             if not habits.draws:
                 return evaluate(module, X)
@@ -80,7 +80,7 @@ class ModulePredictor:
 
     def _watched(self, X: Tensor) -> Tensor:
         """`outputs` the first time, from which the habits are known."""
-        module = sharing_tensors(self._here).eval()
+        module = sharing_parameters(self._here).eval()
         before, stream = Traces(module), RandomStream(0, self._device)
         state = stream.state
         with with_plain_defaults(self._device), stream.running():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,6 +20,7 @@ from torch_logreg._memory import check_room
 from torch_logreg._metrics import Cholesky, Kronecker, Shared
 from torch_logreg._natural import CHOLESKY_PARAMETERS, FACTOR_PARAMETERS, MEMORY, Descent
 from torch_logreg._objective import LinearObjective
+from torch_logreg._present import Present
 from torch_logreg._problems import Method, is_small, linear_objective, regular_C
 from torch_logreg._progress import Progress, start
 from torch_logreg._rows import ArrayRows
@@ -42,6 +43,18 @@ class Path(NamedTuple):
     objective: np.ndarray  # F, for folds of the point before the last
     n_iter: np.ndarray
     reasons: np.ndarray  # of str
+
+    @classmethod
+    def unsolved(cls, n_folds: int, n_Cs: int, K: int, d: int) -> Path:
+        """Zeros, after no iterations."""
+        shape = (n_folds + 1, n_Cs)
+        return cls(
+            np.zeros((*shape, K, d)),
+            np.zeros((*shape, K)),
+            np.zeros(shape),
+            np.zeros(shape, dtype=np.int32),
+            np.full(shape, "max_iter", dtype="<U16"),
+        )
 
 
 @dataclass(frozen=True)
@@ -96,14 +109,7 @@ class PathSolver:
         """`Cs` in rising order: each chunk of them starts from the end of the one before."""
         Cs = regular_C(Cs, self.data, self.exact)
         n_folds, d = len(self.counts), self.data.X.shape[1]
-        shape = (n_folds + 1, len(Cs))
-        path = Path(
-            np.zeros((*shape, self.K, d)),
-            np.zeros((*shape, self.K)),
-            np.zeros(shape),
-            np.zeros(shape, dtype=np.int32),
-            np.full(shape, "max_iter", dtype="<U16"),
-        )
+        path = Path.unsolved(n_folds, len(Cs), self.K, d)
         at_once = max(1, (self.max_memory - SCRATCH) // self._problem_bytes())
         self._check_room(min(at_once, len(Cs) * max(n_folds, 1)))
         n_Cs, folds_at_once = max(1, at_once // max(n_folds, 1)), max(1, min(n_folds, at_once))
@@ -234,6 +240,54 @@ class PathSolver:
 
 def _go_on(iteration: Iteration) -> bool:
     return False
+
+
+def solve_present(solver: PathSolver, Cs: np.ndarray) -> Path:
+    """What `solver` would give, with classes that have no weight, on all rows or on a fold, as in `Present`.
+
+    Folds that have the classes of all rows are solved together, and each other by itself.
+    """
+    data, counts, n_folds = solver.data, solver.counts, len(solver.counts)
+    on_all = Present.of(data, solver.fit_intercept)
+    on_folds = [Present.of(data, solver.fit_intercept, times) for times in counts]
+    alike = np.array([np.array_equal(present.index, on_all.index) for present in on_folds], dtype=bool)
+    if on_all.are_all and alike.all():
+        return solver.solve(Cs)
+    path = Path.unsolved(n_folds, len(Cs), solver.K, data.X.shape[1])
+
+    def keep(rows: Any, found: Path) -> None:
+        for whole, part in zip(path, found, strict=True):
+            whole[rows] = part
+
+    keep([*np.flatnonzero(alike), n_folds], _solve_narrow(replace(solver, counts=counts[alike]), on_all, Cs))
+    for fold in np.flatnonzero(~alike):
+        alone = replace(
+            solver,
+            data=data._replace(weights=data.weights * counts[fold]),
+            counts=counts[:0],
+            watch=lambda first, iteration, largest_C: False,
+        )
+        keep([fold], _solve_narrow(alone, on_folds[fold], Cs))
+    return path
+
+
+def _solve_narrow(solver: PathSolver, present: Present, Cs: np.ndarray) -> Path:
+    """The path of the classes that are `present`, as one of all classes."""
+    if len(present.index) == 1:
+        path = Path.unsolved(len(solver.counts), len(Cs), solver.K, solver.data.X.shape[1])
+        path.coef[:], path.intercept[:] = present.constant(path.coef.shape[-1])
+        path.reasons[:] = "converged"
+        return path
+
+    def watch(
+        first: int, iteration: Iteration, largest_C: Callable[[], tuple[np.ndarray, np.ndarray]]
+    ) -> bool:
+        return solver.watch(first, iteration, lambda: present.widen_arrays(*largest_C()))
+
+    narrow = replace(solver, data=present.narrow(solver.data), watch=watch)
+    path = narrow.solve(present.inverse_strength(Cs))
+    coef, intercept = present.widen_arrays(path.coef, path.intercept)
+    return path._replace(coef=coef, intercept=intercept)
 
 
 class _Common(NamedTuple):

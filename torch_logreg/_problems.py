@@ -14,12 +14,20 @@ from torch_logreg._coordinates import Coordinates
 from torch_logreg._criteria import class_major, resolve_criterion
 from torch_logreg._design import DesignObjective, design, small_design
 from torch_logreg._growing import batch_rows, make_batches, sampled_starts
-from torch_logreg._inputs import TrainingData, features_to, float_dtype, supports_float64, to_tensor
+from torch_logreg._inputs import (
+    TrainingData,
+    features_to,
+    float_dtype,
+    numpy_dtype,
+    supports_float64,
+    to_tensor,
+)
 from torch_logreg._losses import LOSSES, Loss
 from torch_logreg._module_objective import ModuleObjective
 from torch_logreg._modules import RandomStream, build_module
 from torch_logreg._natural import multiplies_only
 from torch_logreg._objective import LinearObjective
+from torch_logreg._present import Present, start_low
 from torch_logreg._row_space import RowSpace, has_short_rows, inner_products, spanned
 from torch_logreg._rows import ArrayRows, dense_rows, matmul, sparse_matrix
 from torch_logreg._solver import Matrix, Objective
@@ -75,32 +83,36 @@ def linear_problem(
     Scaled, coefficients are kept in float64 where the device has it: what they cost is nothing, and a
     Newton step in float32 loses half of its digits to the condition of the Fisher matrix. `seed` is
     asked for where rows are sampled. `check` raises ValueError if X holds NaN or infinity; None where that
-    is known.
+    is known. Of classes without weight see `Present`; two or more have weight, or there is no intercept.
     """
+    present = Present.of(data, fit_intercept)
+    data = present.narrow(data)
     loss = LOSSES["binary" if len(data.classes) == 2 else "softmax"]
     n_outputs = loss.n_outputs(len(data.classes))
     dtype = float_dtype(data.X, device)
     codes = loss.encode(to_tensor(data.codes, device, torch.int64), dtype)
     rows = make_rows(data, codes, device, dtype, n_outputs, check)
     exact = dtype if method == "sgd" or not supports_float64(device) else torch.float64
-    inverse_strength = torch.tensor(regular_C(np.array([C]), data, exact), dtype=exact, device=device)
+    Cs = regular_C(present.inverse_strength(np.array([C])), data, exact)
+    inverse_strength = torch.tensor(Cs, dtype=exact, device=device)
     settings = (rows, loss, inverse_strength, n_outputs, fit_intercept)
     objective, coordinates = _in_a_space(settings, method, earlier is None, seed)
     start = torch.zeros((1, objective.n_parameters), dtype=exact, device=device)
     if earlier is not None:
-        coef, intercept = (to_tensor(array[None], device, exact) for array in earlier)
+        narrow = present.narrow_coefficients(*earlier)
+        coef, intercept = (to_tensor(array[None], device, exact) for array in narrow)
         start = coordinates.canonical(coordinates.from_raw(coef, intercept * fit_intercept))
-    numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
+    kept_as = numpy_dtype(data.X, device)
 
     def attributes(w: Tensor) -> dict[str, Any]:
-        coef, intercept = coordinates.to_raw(w)
+        coef, intercept = present.widen(*coordinates.to_raw(w))
         return {
-            "coef_": coef[0].cpu().numpy().astype(numpy_dtype),
-            "intercept_": intercept[0].cpu().numpy().astype(numpy_dtype),
+            "coef_": coef[0].cpu().numpy().astype(kept_as),
+            "intercept_": intercept[0].cpu().numpy().astype(kept_as),
         }
 
     def predict(w: Tensor, X: Matrix) -> Tensor:
-        coef, intercept = coordinates.to_raw(w)
+        coef, intercept = present.widen(*coordinates.to_raw(w))
         return matmul(X, coef[0].to(dtype)) + intercept[0].to(dtype)[:, None]
 
     def doubt(w: Tensor) -> str | None:
@@ -210,7 +222,9 @@ def module_problem(
     stream = RandomStream(seed, device)
     with stream.running():
         built = build_module(module, rows.n_features, loss.n_outputs, dtype, device)
-    if earlier is not None:
+    if earlier is None:
+        start_low(built, Present.of(data, fit_intercept=True))
+    else:
         _go_on_from(built, earlier)
     objective = ModuleObjective(rows, built, loss, C, stream)
 

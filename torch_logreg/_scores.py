@@ -102,20 +102,43 @@ SCORES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
     "neg_log_loss": _neg_log_loss,
     "roc_auc": _roc_auc,
 }
-OF_EACH_CLASS = ("average_precision", "balanced_accuracy", "roc_auc")
+OF_PROBABILITIES = ("neg_brier_score", "neg_log_loss")
 
 
-def is_vectorised(name: str, n_classes: int, codes: Tensor, weights: Tensor | None) -> bool:
+def positive_class(name: str, classes: np.ndarray) -> int | None:
+    """The index of the class that the scorer of that name calls positive of two; None where it raises.
+
+    Where the scorer names none the larger label is; a Brier score of words, and an average precision
+    (``pos_label=1``) of labels without a 1, raise.
+    """
+    words = classes.dtype.kind not in "biuf"
+    if name == "neg_brier_score" and words:
+        return None
+    if name == "average_precision":
+        ones = [] if words else np.flatnonzero(classes == 1).tolist()
+        return ones[0] if ones else None
+    return 1
+
+
+def is_vectorised(name: str, classes: np.ndarray, codes: Tensor, weights: Tensor | None) -> bool:
     """Whether `score_all` has this score: not where scikit-learn warns or raises, as for an absent class."""
+    n_classes = len(classes)
     if name not in SCORES or (name == "roc_auc" and n_classes > 2):
         return False
     if weights is not None and not bool(weights.sum() > 0):
         return False
-    return name not in OF_EACH_CLASS or bool((torch.bincount(codes, weights, n_classes) > 0).all())
+    # Of several classes too scikit-learn 1.8 wants a 1 for an average precision; later ones do not.
+    if (n_classes == 2 or name == "average_precision") and positive_class(name, classes) is None:
+        return False
+    if name == "accuracy":
+        return True
+    # A row without weight shows a label to a loss of probabilities, and is none to what counts rows.
+    of_rows = None if name in OF_PROBABILITIES else weights
+    return bool((torch.bincount(codes, of_rows, n_classes) > 0).all())
 
 
-def score_all(name: str, z: Tensor, codes: Tensor, weights: Tensor | None) -> np.ndarray:
-    """The score of each model, (n_models,).
+def score_all(name: str, z: Tensor, codes: Tensor, weights: Tensor | None, classes: np.ndarray) -> np.ndarray:
+    """The score of each model, (n_models,), where `is_vectorised` says that it is the scorer's.
 
     Parameters
     ----------
@@ -126,7 +149,11 @@ def score_all(name: str, z: Tensor, codes: Tensor, weights: Tensor | None) -> np
         int64, an index into the classes.
     weights : Tensor of shape (n_rows,) or None
         float64.
+    classes : ndarray of shape (n_classes,)
+        The labels, of which a scorer may call one positive.
     """
+    if len(classes) == 2 and positive_class(name, classes) == 0:
+        z, codes = -z, 1 - codes
     # The sums are in float64, which not every accelerator has; what is ranked is ranked where it lies.
     if z.device.type not in ("cpu", "cuda"):
         z, codes = z.cpu(), codes.cpu()

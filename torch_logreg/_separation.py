@@ -13,6 +13,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from torch_logreg._inputs import TrainingData
+from torch_logreg._present import Present
 from torch_logreg._sparse import without_duplicates
 
 CHUNK_NUMBERS = 2**20  # of X at a time, in float64
@@ -64,15 +65,20 @@ def separation_of(
     data: TrainingData, fitted: dict[str, Any], fit_intercept: bool, tol: float
 ) -> Separation | None:
     """`separation` of what a fit with C=inf made of `data`; its attributes `fitted` then say so too."""
-    X, codes, weights = data.X, data.codes, data.weights
+    X, weights = data.X, data.weights
     if scipy.sparse.issparse(X):
         X = without_duplicates(X)
     kept = weights > 0
+    present = Present.of(data, fit_intercept)
+    if len(present.index) == 1:
+        return None
+    codes = present.narrow(data).codes
     if not kept.all():
         X, codes, weights = X[kept], codes[kept], weights[kept]
+    coef, intercept = present.narrow_coefficients(fitted["coef_"], fitted["intercept_"])
     eps = np.finfo(fitted["coef_"].dtype).eps
     decrease = max(tol**2, 4 * eps) * fitted["objective_"] if fitted["converged_"] else np.inf
-    found = Fitted(X, codes, weights, fitted["coef_"], fitted["intercept_"], fit_intercept)
+    found = Fitted(X, codes, weights, coef, intercept, fit_intercept)
     separated = separation(found, float(decrease))
     if separated is not None:
         fitted |= {"converged_": False, "stop_reason_": "separation"}
@@ -139,6 +145,8 @@ def _losing(fitted: Fitted, decrease: float) -> tuple[np.ndarray, bool]:
 def _by_one_column(fitted: Fitted, perfect: bool) -> Separation | None:
     """Columns in which no value of some classes is above (if `perfect`, is as large as) any of all others."""
     if fitted.n_classes * fitted.X.shape[1] > LIMITS or (perfect and fitted.n_classes > 2):
+        return None
+    if len(np.unique(fitted.codes)) < fitted.n_classes:  # a class without a row has no limits
         return None
     low, high = _limits(fitted)
     order = np.argsort(low, axis=0)  # each column has its own

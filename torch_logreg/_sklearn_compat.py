@@ -13,6 +13,7 @@ from sklearn.utils.validation import _check_feature_names as check_feature_names
 from sklearn.utils.validation import _check_n_features as check_n_features
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import _check_y as check_y
+from sklearn.utils.validation import _num_samples as num_samples
 
 try:  # scikit-learn >= 1.9, experimental there
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -41,6 +42,8 @@ __all__ = [
     "check_sample_weight",
     "check_y",
     "constraints_of",
+    "needs_labels_alone",
+    "num_samples",
     "raise_for_params",
     "routing_enabled",
     "validate_parameter_constraints",
@@ -54,6 +57,11 @@ CALLBACK_ATTRIBUTES = ("_skl_callbacks", "_parent_callback_ctx")
 def constraints_of(estimator: Any) -> dict[str, Any]:
     """What the values of the parameters are checked against."""
     return estimator._parameter_constraints
+
+
+def needs_labels_alone(scorer: Any) -> bool:
+    """Whether a scorer looks at predicted labels alone, which is assumed of a plain callable."""
+    return getattr(scorer, "_response_method", "predict") == "predict"
 
 
 def begin_callbacks(estimator: Any, max_subtasks: int) -> Any | None:
