@@ -16,6 +16,7 @@ from sklearn.utils import Bunch, assert_all_finite, compute_class_weight
 from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.validation import validate_data
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from torch_logreg._labels import factorise
 from torch_logreg._rows import HALF
@@ -240,6 +241,12 @@ def _check_readable(array: Tensor, of: str) -> None:
 def on_host(array: Any, of: str = "y") -> Any:
     """Tensors as numpy arrays, without a copy where they are on the CPU; all else as it is."""
     if not isinstance(array, Tensor):
+        if isinstance(array, Dataset | DataLoader | Iterator):
+            raise TypeError(
+                f"{of} is a {type(array).__name__}, which gives rows one after another; pass all of them, as "
+                "an array or a tensor: of a Dataset, torch.stack([row for row, *_ in dataset]); of a DataLoader "
+                "or another iterator of batches, torch.cat([rows for rows, *_ in batches])."
+            )
         if np.ma.is_masked(array):  # numpy and scikit-learn take what is under the mask
             raise ValueError(f"{of} has masked values: impute them, or drop their rows.")
         return array
