@@ -588,3 +588,11 @@ def test_products_of_many_outputs_in_parts_are_the_products(n_threads, n, order,
     np.testing.assert_allclose(matmul(given, torch.from_numpy(coef)), coef @ X.T, **tolerance)
     np.testing.assert_allclose(rmatmul(given, torch.from_numpy(residual)), residual @ X, **tolerance)
     assert len(calls) == 2 * (n >= n_threads * MIN_PART_ROWS)
+
+
+def test_sums_of_groups_go_on_to_grow_in_float32():
+    n = 2**24 + 2**18 + 5
+    group = torch.zeros(n, dtype=torch.int64)
+    group[-3:] = 2
+    sums = _rows.group_sums(group, torch.ones(n, dtype=torch.float32))
+    assert sums.tolist() == [n - 3, 0, 3]

@@ -244,8 +244,8 @@ def on_host(array: Any, of: str = "y") -> Any:
         if isinstance(array, Dataset | DataLoader | Iterator):
             raise TypeError(
                 f"{of} is a {type(array).__name__}, which gives rows one after another; pass all of them, as "
-                "an array or a tensor: of a Dataset, torch.stack([row for row, *_ in dataset]); of a DataLoader "
-                "or another iterator of batches, torch.cat([rows for rows, *_ in batches])."
+                "an array or a tensor: of a Dataset, torch.stack([row for row, *_ in dataset]); of a "
+                "DataLoader or another iterator of batches, torch.cat([rows for rows, *_ in batches])."
             )
         if np.ma.is_masked(array):  # numpy and scikit-learn take what is under the mask
             raise ValueError(f"{of} has masked values: impute them, or drop their rows.")

@@ -24,6 +24,9 @@ BLOCK_NUMBERS = 2**20  # numbers in the (Q, n_rows) arrays of one block
 CACHE_NUMBERS, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 2**17, 2**10, 2**14
 SUB_ROWS, FEW_OUTPUTS, MIN_PART_ROWS = 2**10, 4, 2**8  # see `_whole_parts` and `_thread_parts`
 CHUNK_NUMBERS = 2**21  # of rows gathered or centred at a time
+COUNTED_ROWS = (
+    2**16
+)  # at a time: their number is exact in any dtype, and a sum of so many off by 2^-8 at most
 HALF = (torch.float16, torch.bfloat16)
 # Of rows of 16 bits upcast at a time: a cache holds them for both products, or an accelerator is kept busy.
 CPU_UPCAST_NUMBERS, ACCELERATOR_UPCAST_NUMBERS = 2**20, 2**26
@@ -217,6 +220,17 @@ def _pieces(X: Tensor, target: Tensor, weights: Tensor, n_rows: int) -> Iterator
         yield Block(X[rows], target[rows], weights[:, rows])
 
 
+def group_sums(group: Tensor, weights: Tensor) -> Tensor:
+    """The sum of the weights (n,) of each group (n,) of rows, (n_groups,).
+
+    A few rows at a time: float32 numbers that are added one after another stop growing at 2^24.
+    """
+    n_groups = int(group.max()) + 1
+    parts = [slice(first, first + COUNTED_ROWS) for first in range(0, len(group), COUNTED_ROWS)]
+    sums = [torch.bincount(group[part], weights[part], minlength=n_groups) for part in parts]
+    return torch.stack(sums).sum(dim=0)
+
+
 class ArrayRows(Rows):
     """Rows in the memory of one device.
 
@@ -307,7 +321,7 @@ class ArrayRows(Rows):
         # there, however rare, and a row of great weight is drawn for certain (Poisson sampling).
         weights = self.weights.mean(dim=0)
         group = groups(self.target)
-        totals = torch.bincount(group, weights)
+        totals = group_sums(group, weights)
         n_groups = (totals > 0).sum()
         share = 1 / totals.sum() + 1 / (n_groups * totals)
         measure = (weights * share.to(weights.dtype)[group]).mul_(0.5)
