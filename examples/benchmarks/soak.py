@@ -1,6 +1,6 @@
 """Random problems against the independent Newton method, for as long as one likes.
 
-    python examples/benchmarks/soak.py [--minutes 10] [--seed 0]
+    python examples/benchmarks/soak.py [--minutes 10] [--seed 0] [--threads 1]
 
 Each problem is drawn from its seed: rows, columns, classes, units and offsets, collinear columns, dtype,
 format, weights, C, with or without an intercept. The fit must agree with `tests/oracle.py` in its objective
@@ -146,8 +146,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     end, seed, outcomes, wrong = time.monotonic() + 60 * arguments.minutes, arguments.seed, Counter(), 0
     while True:
         case = draw(seed)
@@ -162,7 +163,7 @@ def main() -> None:
         seed += 1
         if time.monotonic() > end:
             break
-    print(f"seeds {arguments.seed} to {seed - 1}:")
+    print(f"seeds {arguments.seed} to {seed - 1}, {arguments.threads} threads:")
     for outcome, count in outcomes.most_common():
         print(f"{count:8d}  {outcome}")
     sys.exit(bool(wrong))
