@@ -262,6 +262,27 @@ def test_a_thousand_fits_leave_less_than_two_megabytes():
 # ---- repeats ----
 
 
+def metric_rounding(model: TorchLogisticClassifier, X: np.ndarray) -> float:
+    """By how much coefficients of fits that differ by rounding alone may differ.
+
+    The metric of a sample may be of float32 numbers: each step s is then off by ``eps32 |s|``. What a step
+    leaves is contracted by those after it, as the steps themselves are, so each adds as much as the last.
+    That is at most ``tol sqrt(2 F / l)`` with l the least curvature, for its decrement is at most
+    ``2 tol**2 F`` where a fit ends.
+    """
+    p = model.predict_proba(X)
+    p = p[:, 1:] if p.shape[1] == 2 else p
+    of_outputs = np.einsum("nk,kl->nkl", p, np.eye(p.shape[1])) - p[:, :, None] * p[:, None]  # (n, K, K)
+    columns = np.column_stack([(X - X.mean(axis=0)) / X.std(axis=0), np.ones(len(X))])
+    size = p.shape[1] * columns.shape[1]
+    fisher = np.einsum("nkl,ni,nj->kilj", of_outputs, columns, columns, optimize=True).reshape(size, size)
+    curves = np.linalg.eigvalsh(fisher / len(X))
+    least = curves[curves > 1e-9 * curves[-1]][0]  # softmax does not tell a shift of all classes
+    value = model.objective_ / (model.C * len(X))
+    steps = int(model.n_iter_[0]) * model.tol * np.sqrt(2 * value / least)
+    return float(np.finfo(np.float32).eps * steps / X.std(axis=0).min())
+
+
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-12), (np.float32, 1e-5)])
 @pytest.mark.parametrize("n", [2_000, 60_000])
@@ -270,14 +291,18 @@ def test_the_answer_hardly_depends_on_the_number_of_threads(n, dtype, rtol, n_cl
     many = rng.normal(size=(n, 12)).astype(dtype)
     labels = (many[:, :n_classes] + rng.gumbel(size=(n, n_classes))).argmax(axis=1)
 
-    def fit(threads: int) -> np.ndarray:
+    def fit(threads: int) -> TorchLogisticClassifier:
         torch.set_num_threads(threads)
-        return TorchLogisticClassifier().fit(many, labels).coef_
+        return TorchLogisticClassifier().fit(many, labels)
 
     threads = torch.get_num_threads()
     try:
         one, two, again = fit(1), fit(2), fit(2)
     finally:
         torch.set_num_threads(threads)
-    assert_array_equal(two, again)
-    assert_allclose(two, one, rtol=rtol, atol=rtol * np.abs(one).max())
+    assert_array_equal(two.coef_, again.coef_)
+    bound = rtol * np.abs(one.coef_).max()
+    if n == 60_000 and dtype == np.float64:  # which starts on samples
+        bound = metric_rounding(one, many)
+        assert bound < 1e-8
+    assert_allclose(two.coef_, one.coef_, rtol=0, atol=bound)
