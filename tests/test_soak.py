@@ -21,6 +21,7 @@ FOUND = {
     70000617: "separable in part: a likely class hid that another one's probability had vanished",
     70011890: "one row in each of four classes: more than 100 steps, cut in half again and again",
     40017316: "separable in part: the linear program's first method ended in numerical difficulties",
+    140005414: "float32: as near to the optimum as the rule asks, and a probability was to be nearer",
     50012256: "float32 CSR: the sums of the last step rose by rounding, and it was not taken",
 }
 

@@ -27,7 +27,7 @@ from torch_logreg._solver import Callback, Iteration, Objective, Solution
 LENGTHS = (0.25, 0.5, 0.7, 1.4)
 # Of the slope along a whole step, what is left where twice its length is tried too, and so on: a quadratic
 # function leaves nothing, and exp(-z), what is left of losses where classes are nearly separable, 0.37.
-STEEP, LONGEST = 0.25, 64.0
+STEEP, LONGEST = 0.28, 64.0
 
 
 class Point(NamedTuple):
@@ -130,10 +130,11 @@ class SmallNewton:
 
     def _longer(self, here: Point, direction: Tensor, found: Point, along: float) -> tuple[Point, float]:
         """The point found by a whole step, or one of several such, while F falls on by much."""
-        step = 1.0
-        while step < LONGEST and -float(torch.linalg.vecdot(found.gradient, direction)) > -STEEP * along:
+        step, left = 1.0, float(torch.linalg.vecdot(found.gradient, direction))
+        while step < LONGEST and left < STEEP * along:
             longer = self._at(here.w + 2 * step * direction)
-            if not longer.value < found.value:
+            left, before = float(torch.linalg.vecdot(longer.gradient, direction)), left
+            if not (longer.value < found.value and left <= -0.5 * before):  # far beyond the lowest point
                 break
             found, step = longer, 2 * step
         return found, step
