@@ -74,7 +74,7 @@ class SmallNewton:
             before, (here, step, decrement, failed) = here, self._backtrack(here, direction, info)
             if self._tol is not None:
                 reason = self._reason(before, step, decrement, failed, self._tol)
-                if reason == "converged" and step >= 1 and self._falls_on(here, direction, decrement):
+                if reason == "converged" and step >= 1 and self._falls_on(here, direction, decrement, step):
                     reason = "max_iter"
             damping = self._damping * 100 if failed else self._damping / 100
             self._damping = min(max(damping, self._least), MAX_DAMPING)
@@ -161,10 +161,11 @@ class SmallNewton:
         improvable = failed and self._damping < MAX_DAMPING
         return "max_iter" if step or improvable else "precision"
 
-    def _falls_on(self, here: Point, direction: Tensor, decrement: float) -> bool:
-        """See `Progress`."""
+    def _falls_on(self, here: Point, direction: Tensor, decrement: float, step: float) -> bool:
+        """See `Progress`; a whole step left much of the slope where a longer one was taken."""
         left = -float(torch.linalg.vecdot(here.gradient, direction))
-        return left > FLATTENED * decrement and float(self._objective.reach(direction)) > STILL
+        steep = step > 1 or left > FLATTENED * decrement
+        return steep and float(self._objective.reach(direction)) > STILL
 
     def _tell(self, number: int, before: Point, step: float, w: Tensor, reason: str) -> bool:
         """Whether the callback says to stop."""

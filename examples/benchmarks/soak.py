@@ -100,9 +100,9 @@ def allowed_error(case: Case, value: float) -> np.ndarray:
     """Of each row's probabilities, (n,), by the rule that ends a fit.
 
     A fit may end where the objective is predicted to fall by no more than `decrease` of itself: of the sum of
-    s times loss, by ``gap``. To second order a raw prediction z with curvature s p (1 - p) is then off by at most
-    ``sqrt(2 gap / (s p (1 - p)))``, for no row has more than all of the curvature along a direction, and its
-    probability p by ``p (1 - p)`` times that: at most ``sqrt(gap / (2 s))``.
+    s times loss, by ``gap``. To second order a raw prediction z with curvature s p (1 - p) is then off by at
+    most ``sqrt(2 gap / (s p (1 - p)))``, for no row has more than all of the curvature along a direction, and
+    its probability p by ``p (1 - p)`` times that: at most ``sqrt(gap / (2 s))``.
     """
     decrease = max(case.params["tol"] ** 2, 4 * float(np.finfo(case.dtype).eps))
     gap = decrease * value / (1.0 if np.isinf(case.params["C"]) else case.params["C"])
