@@ -269,7 +269,7 @@ def test_a_module_of_any_kind_learns_not_to_predict_it():
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_a_linear_module_without_the_class_converges_as_one_with_it(n_classes):
     X, y = problem(n_classes)
-    settings = {"criterion": nn.CrossEntropyLoss(), "batch_size": None, "random_state": 0}
+    settings = {"solver": "sgd", "criterion": nn.CrossEntropyLoss(), "batch_size": None, "random_state": 0}
     model = TorchLogisticClassifier(**settings).fit(X / X.std(axis=0), y, weighted(y, [0]))
     assert model.converged_
 
