@@ -45,9 +45,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Of arrays this small the threads only wait for each other: minutes of it on two busy cores."""
+    """Of arrays this small the threads only wait for each other: minutes of it on two busy cores.
+
+    TORCH_LOGREG_TEST_THREADS is another number, with which the tests have to pass as well.
+    """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("TORCH_LOGREG_TEST_THREADS", "1")))
     yield
     torch.set_num_threads(threads)
 
