@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import warnings
 from typing import Any, NamedTuple
 
@@ -167,11 +168,14 @@ TABLE = {
     TorchLogisticClassifierCV: [*(end._replace(params={**FEW, **end.params}) for end in BOTH), *CHOSEN],
 }
 ROWS = [
-    pytest.param(kind, end, dtype, id=f"{kind.__name__}-{str(end[:2])[:90]}-{dtype.__name__}-{number}")
+    pytest.param(
+        kind, end, dtype, number, id=f"{kind.__name__}-{str(end[:2])[:90]}-{dtype.__name__}-{number}"
+    )
     for kind, ends in TABLE.items()
     for number, end in enumerate(ends)
     for dtype in DTYPES
 ]
+every_row = pytest.mark.parametrize(("kind", "end", "dtype", "number"), ROWS)
 
 
 def filled(name: str, value: Any, n_classes: int) -> Any:
@@ -200,23 +204,39 @@ def assert_finite(estimator: Any, rows: np.ndarray) -> None:
         assert np.isfinite(getattr(estimator, method)(rows)).all(), method
 
 
-@pytest.mark.parametrize(("kind", "end", "dtype"), ROWS)
-def test_it_fits_to_finite_numbers_or_an_error_names_the_parameter(kind, end, dtype):
-    for n_classes, y in Y.items():
-        with np.errstate(all="ignore"):
-            rows = (X * end.fit.get("X", 1.0)).astype(dtype)
-        given = {name: filled(name, value, n_classes) for name, value in end.fit.items() if name != "X"}
-        for estimator in estimators(kind, end):
-            if isinstance(estimator.class_weight, dict) and n_classes == 2:
-                estimator.class_weight = {0: end.params["class_weight"][0], 1: end.params["class_weight"][1]}
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                warnings.simplefilter("ignore", ConvergenceWarning)  # any other is an error
-                if dtype in end.refused:
-                    with pytest.raises((ValueError, MemoryError)) as caught:
-                        estimator.fit(rows, y, **given)
-                    assert [word for word in end.refused[dtype] if word not in str(caught.value)] == []
-                else:
-                    assert_finite(estimator.fit(rows, y, **given), rows)
+def check(estimator: Any, n_classes: int, end: End, dtype: type) -> None:
+    y = Y[n_classes]
+    with np.errstate(all="ignore"):
+        rows = (X * end.fit.get("X", 1.0)).astype(dtype)
+    given = {name: filled(name, value, n_classes) for name, value in end.fit.items() if name != "X"}
+    if isinstance(estimator.class_weight, dict) and n_classes == 2:
+        estimator.class_weight = {0: end.params["class_weight"][0], 1: end.params["class_weight"][1]}
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # any other is an error
+        if dtype in end.refused:
+            with pytest.raises((ValueError, MemoryError)) as caught:
+                estimator.fit(rows, y, **given)
+            assert [word for word in end.refused[dtype] if word not in str(caught.value)] == []
+        else:
+            assert_finite(estimator.fit(rows, y, **given), rows)
+
+
+@every_row
+def test_it_fits_to_finite_numbers_or_an_error_names_the_parameter(kind, end, dtype, number):
+    """By one solver and one number of classes, in turn from row to row; errors by all."""
+    ways = list(itertools.product(estimators(kind, end), Y))
+    turn = (3 * number + DTYPES.index(dtype)) % len(
+        ways
+    )  # 3 divides none of 2, 8 and 10, the numbers of ways
+    for estimator, n_classes in ways if dtype in end.refused else [ways[turn]]:
+        check(estimator, n_classes, end, dtype)
+
+
+@pytest.mark.slow
+@every_row
+def test_so_it_is_by_every_solver_and_with_every_number_of_classes(kind, end, dtype, number):
+    for estimator, n_classes in itertools.product(estimators(kind, end), Y):
+        check(estimator, n_classes, end, dtype)
 
 
 @pytest.mark.parametrize("C", [HUGE, 1e308])

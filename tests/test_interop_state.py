@@ -33,7 +33,7 @@ def global_state() -> dict:
         "numpy generator": str(np.random.get_state()),  # noqa: NPY002, it is the global one that matters
         "python generator": random.getstate(),
         "dtype": torch.get_default_dtype(),
-        "device": torch.get_default_device(),
+        "device": torch.empty(0).device,
         "threads": torch.get_num_threads(),
         "grad": torch.is_grad_enabled(),
         "inference": torch.is_inference_mode_enabled(),
@@ -90,7 +90,7 @@ def test_nothing_global_changes_in_a_new_process():
 
 @contextmanager
 def default_device(name: str):
-    before = torch.get_default_device()
+    before = torch.empty(0).device
     torch.set_default_device(name)
     try:
         yield

@@ -156,7 +156,7 @@ def settings() -> Settings:
         precision = type(error).__name__
     return Settings(
         torch.get_default_dtype(),
-        torch.get_default_device(),
+        torch.empty(0).device,
         torch.is_autocast_enabled("cpu"),
         torch.get_autocast_dtype("cpu"),
         precision,

@@ -440,7 +440,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         ValueError
             For a name that is no parameter; for one of LogisticRegression with what to write instead.
         """
-        own = self._get_param_names()  # a subclass may have one of LogisticRegression's names
+        own = self.get_params(deep=False)  # a subclass may have one of LogisticRegression's names
         foreign = {name: value for name, value in params.items() if name not in own}
         if (message := refusal(self, foreign, self._advice)) is not None:
             raise ValueError(message)

@@ -50,7 +50,7 @@ from torch_logreg._parameters import check_solver_exists
 from torch_logreg._path import Path, PathSolver, solve_present
 from torch_logreg._ported import ADVICE_CV, advising
 from torch_logreg._separation import Separation, separation_of
-from torch_logreg._sklearn_compat import needs_labels_alone, with_callbacks
+from torch_logreg._sklearn_compat import constraints_of, needs_labels_alone, with_callbacks
 from torch_logreg._solver import FAILED, MORE_ITERATIONS, REASONS, Iteration
 from torch_logreg._surroundings import undisturbed
 
@@ -221,7 +221,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         "one_standard_error": ["boolean"],
         "max_batch_memory": [Interval(Real, 0, None, closed="neither")],
         **{
-            name: TorchLogisticClassifier._parameter_constraints[name]
+            name: constraints_of(TorchLogisticClassifier)[name]
             for name in (
                 "fit_intercept",
                 "class_weight",

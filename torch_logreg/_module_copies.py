@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from torch_logreg._torch_compat import UninitializedBuffer, is_lazy, original
+from torch_logreg._torch_compat import HOOKS, UninitializedBuffer, is_lazy, loading_hooks, original, version
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What holds no tensors of a module's own, and much else.
 OPAQUE = type | types.ModuleType | types.FrameType | types.CodeType | str | bytes
 
@@ -128,7 +127,7 @@ def _state_of(module: nn.Module) -> Iterator[tuple[Any, int]]:
     found: list[Any] = [vars(layer) for layer in module.modules() if original(layer) is layer]
     while found:
         item = found.pop()
-        yield item, version(item)
+        yield item, version(item) if isinstance(item, Tensor) else 0
         if id(item) in seen or isinstance(item, OPAQUE | Tensor | nn.Module | types.FunctionType):
             continue
         seen.add(id(item))
@@ -136,11 +135,6 @@ def _state_of(module: nn.Module) -> Iterator[tuple[Any, int]]:
             found += item
         else:
             found += (item if isinstance(item, dict) else getattr(item, "__dict__", {})).values()
-
-
-def version(item: Any) -> int:
-    """How often a tensor was written to, as far as torch counts that."""
-    return item._version if isinstance(item, Tensor) and not item.is_inference() else 0
 
 
 # ---- pickles ----
@@ -215,7 +209,7 @@ def picklable(module: nn.Module) -> nn.Module | Parametrised | Scripted:
             recipes.append(Recipe(name, tensor, list(parametrizations), state, trainable))
         # Not by torch's own `remove_parametrizations`: it changes the class, which copies have in common.
         layer.__class__ = type(layer).__bases__[0]
-        del layer._modules["parametrizations"]
+        del layer.parametrizations
         for tensor, value in plain.items():
             layer.register_parameter(tensor, nn.Parameter(value))
         _drop_local_hooks_of_torch(layer)
@@ -224,7 +218,7 @@ def picklable(module: nn.Module) -> nn.Module | Parametrised | Scripted:
 
 def _drop_local_hooks_of_torch(layer: nn.Module) -> None:
     """Drop what torch's `weight_norm` adds for reading older checkpoints: a function that pickle refuses."""
-    hooks: Any = layer._load_state_dict_pre_hooks
+    hooks = loading_hooks(layer)
     for key, wrapped in list(hooks.items()):
         hook = getattr(wrapped, "hook", wrapped)
         if hook.__module__.startswith("torch.") and "<locals>" in hook.__qualname__:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from torch_logreg._module_checks import evaluate
-from torch_logreg._module_copies import Traces, copied, sharing_parameters, version
+from torch_logreg._module_copies import Traces, copied, sharing_parameters
 from torch_logreg._modules import RandomStream
 from torch_logreg._surroundings import with_plain_defaults
+from torch_logreg._torch_compat import version
 
 
 class Habits(NamedTuple):

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 import torch
 
 from torch_logreg._processes import ForkSafeLock
-from torch_logreg._torch_compat import ProductPrecision, products_are_exact
+from torch_logreg._torch_compat import ProductPrecision, default_device, products_are_exact
 
 _NOTHING = nullcontext()
 
@@ -30,7 +30,7 @@ def with_plain_defaults(device: torch.device) -> AbstractContextManager[None]:
 
     A default of the CPU is torch's own: modules that need another say so themselves.
     """
-    given = torch.get_default_device()
+    given = default_device()
     follows = given.type == "cpu" or given == device or given == torch.device(device.type, 0)
     if follows and torch.get_default_dtype() == torch.float32:
         return _NOTHING

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.optim.sgd import sgd  # what `SGD.step` calls; it is documented nowhere
 
 __all__ = [
     "BATCH_NORM",
     "COMPILED",
+    "HOOKS",
     "NORM_LAYERS",
+    "ProductPrecision",
     "UninitializedBuffer",
     "accelerator",
+    "default_device",
     "global_generators",
     "is_lazy",
+    "loading_hooks",
     "original",
+    "products_are_exact",
     "sgd",
+    "version",
 ]
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 COMPILED = "_orig_mod"  # the attribute of a module of `torch.compile` that is the module itself
+# The attributes of a module that hold what is called around its forward and backward passes.
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def accelerator() -> torch.device | None:
     """The accelerator of this machine, if there is one: torch 2.6 names that of the build all the same."""
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+
+
+def default_device() -> torch.device:
+    """Where tensors are made if nobody says where."""
+    try:
+        return torch.get_default_device()
+    except AttributeError:  # of torch 2.6, once `torch.set_default_device(None)` was called
+        return torch.device("cpu")
 
 
 def global_generators(device: torch.device) -> list[torch.Generator]:
@@ -47,6 +64,17 @@ def global_generators(device: torch.device) -> list[torch.Generator]:
 def original(module: nn.Module) -> nn.Module:
     """The module that `torch.compile` was given, if this is what it made; else the module."""
     return getattr(module, COMPILED, module)
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor was written to, as far as torch counts that."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def loading_hooks(layer: nn.Module) -> MutableMapping[int, Any]:
+    """What is called before a layer's state is loaded; each may be wrapped, and is then its `hook`."""
+    hooks: Any = layer._load_state_dict_pre_hooks
+    return hooks
 
 
 # ---- how exact products of float32 are ----
