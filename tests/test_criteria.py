@@ -380,7 +380,6 @@ class Mine(nn.BCEWithLogitsLoss):
         focal,
         Focal,
     ],
-    ids=str,
 )
 def test_any_other_loss_of_the_linear_model_is_minimised_by_sgd(criterion):
     settings = {"max_iter": 2, "tol": None, "random_state": 0}

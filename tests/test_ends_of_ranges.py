@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import re
 import warnings
 from typing import Any, NamedTuple
 
@@ -167,10 +168,15 @@ TABLE = {
     TorchLogisticClassifier: [*BOTH, *SINGLE],
     TorchLogisticClassifierCV: [*(end._replace(params={**FEW, **end.params}) for end in BOTH), *CHOSEN],
 }
+
+
+def named(end: End) -> str:
+    """Without addresses in memory, which are others in each process."""
+    return re.sub(r" at 0x\w+", "", str(end[:2]))[:90]
+
+
 ROWS = [
-    pytest.param(
-        kind, end, dtype, number, id=f"{kind.__name__}-{str(end[:2])[:90]}-{dtype.__name__}-{number}"
-    )
+    pytest.param(kind, end, dtype, number, id=f"{kind.__name__}-{named(end)}-{dtype.__name__}-{number}")
     for kind, ends in TABLE.items()
     for number, end in enumerate(ends)
     for dtype in DTYPES

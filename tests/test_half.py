@@ -94,7 +94,7 @@ def test_many_rows_have_the_answer_of_a_float64_fit(many, n_classes, dtype):
         {"module": linear, "batch_size": None},
         {"early_stopping": True},
     ],
-    ids=str,
+    ids=lambda params: ", ".join(params),
 )
 def test_what_draws_does_with_them_what_it_does_with_the_same_numbers_in_float32(params, dtype):
     X, _, y = halved("birthwt", dtype)
