@@ -150,13 +150,13 @@ def _by_mkl(matrix: CsrMatrix) -> Product:
 
     def product(vectors: Tensor) -> Tensor:
         vectors = with_slack(vectors)
-        result = torch.zeros((len(vectors), n_rows), dtype=values.dtype, device=values.device)
+        result = torch.empty((len(vectors), n_rows), dtype=values.dtype, device=values.device)
         for rows, part in parts:
             if len(vectors) == 1:
-                result[0, rows] = torch.mv(part, vectors[0])
+                torch.mv(part, vectors[0], out=result[0, rows])
             else:
                 result[:, rows] = (part @ vectors.T).T
-        return result
+        return result if parts else result.zero_()
 
     return product
 
