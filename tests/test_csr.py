@@ -88,7 +88,7 @@ def test_all_that_mkl_is_given_has_slack_behind_it(monkeypatch):
     monkeypatch.setattr(_csr, "_torch_csr", watched)
     for shape in SHAPES.values():
         random_csr(*shape).times(torch.ones((1, shape[1]), dtype=torch.float64))
-    assert len(given) > len(SHAPES)
+    assert len(given) == 3  # all shapes but those of few numbers
     for array in (array for arrays in given for array in arrays):
         end = array.storage_offset() + array.numel()
         assert array.untyped_storage().nbytes() // array.itemsize - end >= SLACK

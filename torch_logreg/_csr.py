@@ -129,34 +129,31 @@ def _torch_csr(crow: Tensor, column: Tensor, values: Tensor, shape: tuple[int, i
 
 
 def _by_mkl(matrix: CsrMatrix) -> Product:
-    """Products with all rows but the last few as they lie in memory, and with those in arrays with slack.
+    """Products with all rows but the last few as they lie in memory, and with those number by number.
 
-    A copy of everything would double a large matrix.
+    A copy of everything would double a large matrix, and a product of MKL with a few rows copies all of the
+    vectors.
     """
     crow, column, values = matrix.crow, matrix.column, matrix.values
     n_rows, n_columns = matrix.shape
     bounds = crow.numpy()
     n_whole = max(0, int(np.searchsorted(bounds, int(bounds[-1]) - SLACK, side="right")) - 1)
     first = int(bounds[n_whole])
-    parts = []
+    head = None
     if first:
         arrays = (with_slack(crow[: n_whole + 1]), column[:first], values[:first])
-        parts.append((slice(0, n_whole), _torch_csr(*arrays, (n_whole, n_columns))))
-    else:
-        n_whole = 0
-    if int(bounds[-1]) > first:
-        arrays = (with_slack(crow[n_whole:] - first), with_slack(column[first:]), with_slack(values[first:]))
-        parts.append((slice(n_whole, n_rows), _torch_csr(*arrays, (n_rows - n_whole, n_columns))))
+        head = _torch_csr(*arrays, (n_whole, n_columns))
+    last_column, last_values = column[first:], values[first:]
+    last_row = torch.arange(n_whole, n_rows, dtype=torch.int64, device=values.device)
+    last_row = last_row.repeat_interleave(crow[n_whole:].diff())
 
     def product(vectors: Tensor) -> Tensor:
-        vectors = with_slack(vectors)
-        result = torch.empty((len(vectors), n_rows), dtype=values.dtype, device=values.device)
-        for rows, part in parts:
-            if len(vectors) == 1:
-                torch.mv(part, vectors[0], out=result[0, rows])
-            else:
-                result[:, rows] = (part @ vectors.T).T
-        return result if parts else result.zero_()
+        result = torch.zeros((len(vectors), n_rows), dtype=values.dtype, device=values.device)
+        if head is not None and len(vectors) == 1:
+            torch.mv(head, with_slack(vectors)[0], out=result[0, :n_whole])
+        elif head is not None:
+            result[:, :n_whole] = (head @ with_slack(vectors).T).T
+        return result.index_add_(1, last_row, vectors[:, last_column] * last_values)
 
     return product
 
