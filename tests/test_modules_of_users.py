@@ -159,6 +159,35 @@ class DrawsInEval(nn.Module):
         return self.last(x + 0.01 * torch.rand(x.shape))
 
 
+class CastsToFloat32(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.last(x.float())
+
+
+class HasAConstant(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last, self.mix = nn.Linear(4, 1), torch.eye(4)
+
+    def forward(self, x):
+        return self.last(x @ self.mix)
+
+
+class LooksUpCodes(nn.Module):
+    """The signs of a column stand for a category."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.last = nn.Embedding(2, 3), nn.Linear(7, 1)
+
+    def forward(self, x):
+        return self.last(torch.cat([self.table((x[:, 0] > 0).long()), x], dim=1))
+
+
 def layers(first=None):
     return nn.Sequential(
         nn.Linear(4, 4) if first is None else first(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 1)
@@ -213,6 +242,9 @@ MODULES = {
     "hook, a method": HooksItsLayer,
     "hook, a closure": HooksItByAClosure,
     "a view of a parameter": HasAView,
+    "casts to float32": CastsToFloat32,
+    "a constant of its own": HasAConstant,
+    "looks up codes": LooksUpCodes,
     "draws in eval mode": DrawsInEval,
     "weight norm": lambda: layers(parametrizations.weight_norm),
     "spectral norm": lambda: layers(parametrizations.spectral_norm),
@@ -521,6 +553,19 @@ def test_a_module_of_another_dtype_or_width_is_told_what_to_do(dtype):
     with pytest.raises(RuntimeError) as caught:
         fitted(nn.Linear(7, 1), X.astype(dtype))
     assert "Its first layer has to take 4 columns" in notes(caught.value)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", [CastsToFloat32, HasAConstant, LooksUpCodes])
+def test_a_module_written_for_float32_is_trained_on_float64_or_told_what_to_pass(kind, way):
+    rows = X.astype(np.float64)
+    if kind is LooksUpCodes:
+        assert np.isfinite(fitted(kind(), rows, **WAYS[way]).predict_proba(rows)).all()
+        return
+    with pytest.raises(RuntimeError) as caught:
+        fitted(kind(), rows, **WAYS[way])
+    assert f"module={kind.__name__} called with X of shape" in notes(caught.value)
+    assert "torch.float64" in notes(caught.value) and "X.astype('float32')" in notes(caught.value)
 
 
 def test_errors_of_a_criterion_and_a_schedule_name_them():
