@@ -114,7 +114,9 @@ def half() -> None:
 
 def main() -> None:
     warnings.simplefilter("error")
-    products()
+    for copied in (_csr.COPIED_STORED, 0):
+        _csr.COPIED_STORED = copied
+        products()
     for dtype in (np.float32, np.float64):
         sparse(dtype)
         dense(dtype)

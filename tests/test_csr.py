@@ -45,12 +45,14 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("way", ["by torch", "by scipy"])
+@pytest.mark.parametrize("way", ["by torch", "by torch, in parts", "by scipy"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_products_are_those_of_the_dense_matrix(shape, dtype, way, request):
+def test_products_are_those_of_the_dense_matrix(shape, dtype, way, request, monkeypatch):
     if way == "by scipy":
         request.getfixturevalue("without_csr_products")
+    if way == "by torch, in parts":
+        monkeypatch.setattr(_csr, "COPIED_STORED", 0)
     matrix = random_csr(*SHAPES[shape], dtype)
     right = dense(matrix).astype(np.float64)
     for Q in (1, 4):
@@ -77,7 +79,9 @@ def test_threads_share_the_rows_of_a_product_by_scipy(without_csr_products):
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch has no MKL to be kept from it")
-def test_all_that_mkl_is_given_has_slack_behind_it(monkeypatch):
+@pytest.mark.parametrize(("copied", "n_given"), [(0, 3), (2**20, len(SHAPES) - 1)])
+def test_all_that_mkl_is_given_has_slack_behind_it(copied, n_given, monkeypatch):
+    monkeypatch.setattr(_csr, "COPIED_STORED", copied)
     given = []
     make = _csr._torch_csr
 
@@ -88,7 +92,7 @@ def test_all_that_mkl_is_given_has_slack_behind_it(monkeypatch):
     monkeypatch.setattr(_csr, "_torch_csr", watched)
     for shape in SHAPES.values():
         random_csr(*shape).times(torch.ones((1, shape[1]), dtype=torch.float64))
-    assert len(given) == 3  # all shapes but those of few numbers
+    assert len(given) == n_given  # not of those without numbers, or whose numbers are all in the last rows
     for array in (array for arrays in given for array in arrays):
         end = array.storage_offset() + array.numel()
         assert array.untyped_storage().nbytes() // array.itemsize - end >= SLACK

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch_logreg._processes import ForkSafeLock
 
 SLACK = 2**10  # numbers behind all that MKL is to read: a page of 4096 bytes of the smallest ones
-THREAD_STORED = 2**17  # stored numbers, from which on a thread of its own pays, as in `_sparse.PART_NUMBERS`
+COPIED_STORED = 2**20  # numbers of a matrix that is copied, some megabytes
+THREAD_STORED = 2**17  # stored numbers, from which on a thread of its own pays
 
 Product: TypeAlias = Callable[[Tensor], Tensor]  # of vectors (Q, n_columns): (Q, n_rows)
 
@@ -129,31 +130,40 @@ def _torch_csr(crow: Tensor, column: Tensor, values: Tensor, shape: tuple[int, i
 
 
 def _by_mkl(matrix: CsrMatrix) -> Product:
-    """Products with all rows but the last few as they lie in memory, and with those number by number.
+    """Products with arrays that have slack behind them.
 
-    A copy of everything would double a large matrix, and a product of MKL with a few rows copies all of the
+    A small matrix is copied for that. Of a large one, which a copy would double, all rows but the last few
+    are views, and those are multiplied number by number: a product of MKL with a few rows copies all of the
     vectors.
     """
     crow, column, values = matrix.crow, matrix.column, matrix.values
     n_rows, n_columns = matrix.shape
     bounds = crow.numpy()
-    n_whole = max(0, int(np.searchsorted(bounds, int(bounds[-1]) - SLACK, side="right")) - 1)
+    if len(values) <= COPIED_STORED:
+        n_whole, column, values = n_rows, with_slack(column), with_slack(values)
+    else:
+        n_whole = max(0, int(np.searchsorted(bounds, int(bounds[-1]) - SLACK, side="right")) - 1)
     first = int(bounds[n_whole])
     head = None
-    if first:
+    if not first:
+        n_whole = 0
+    else:
         arrays = (with_slack(crow[: n_whole + 1]), column[:first], values[:first])
         head = _torch_csr(*arrays, (n_whole, n_columns))
     last_column, last_values = column[first:], values[first:]
-    last_row = torch.arange(n_whole, n_rows, dtype=torch.int64, device=values.device)
+    last_row = torch.arange(n_rows - n_whole, dtype=torch.int64, device=values.device)
     last_row = last_row.repeat_interleave(crow[n_whole:].diff())
 
     def product(vectors: Tensor) -> Tensor:
-        result = torch.zeros((len(vectors), n_rows), dtype=values.dtype, device=values.device)
-        if head is not None and len(vectors) == 1:
-            torch.mv(head, with_slack(vectors)[0], out=result[0, :n_whole])
+        result = torch.empty((len(vectors), n_rows), dtype=values.dtype, device=values.device)
+        if head is not None and len(vectors) == 1:  # one vector is read at column numbers alone
+            torch.mv(head, vectors[0], out=result[0, :n_whole])
         elif head is not None:
             result[:, :n_whole] = (head @ with_slack(vectors).T).T
-        return result.index_add_(1, last_row, vectors[:, last_column] * last_values)
+        if n_whole < n_rows:
+            last = result[:, n_whole:].zero_()
+            last.index_add_(1, last_row, vectors[:, last_column] * last_values)
+        return result
 
     return product
 
