@@ -110,15 +110,11 @@ class SmallNewton:
         highest, step, w = here.value + 4 * self._eps * abs(here.value), 1.0, here.w + direction
         noise = here.value + NOISE * self._eps * abs(here.value)
         for _ in range(MAX_HALVINGS):
-            F, gradient = self._objective.value_and_gradient(w)
-            along, value, norm, failed = torch.cat([slope, F, largest(gradient), info]).cpu().tolist()
-            if along <= 0 and (
-                value <= highest + ARMIJO * step * along
-                or (value <= noise and self._has_turned(gradient, direction, along))
-            ):
-                found = Point(w, gradient, value, norm)
+            found, (along, failed, left) = self._along(w, direction, slope, info)
+            turned = found.value <= noise and abs(left) <= TURNED * abs(along)
+            if along <= 0 and (found.value <= highest + ARMIJO * step * along or turned):
                 if step == 1:
-                    found, step = self._longer(here, direction, found, along)
+                    found, step = self._longer(here, direction, found, left, along)
                 else:
                     found, step = self._best(here, direction, found, step)
                 return found, step, -along, failed != 0
@@ -128,12 +124,21 @@ class SmallNewton:
             w = here.w + step * direction
         return here, 0.0, -along, failed != 0
 
-    def _longer(self, here: Point, direction: Tensor, found: Point, along: float) -> tuple[Point, float]:
+    def _along(self, w: Tensor, direction: Tensor, *more: Tensor) -> tuple[Point, list[float]]:
+        """The point, `more` numbers and last the slope there along the direction, in one transfer."""
+        F, gradient = self._objective.value_and_gradient(w)
+        numbers = [F, largest(gradient), *more, torch.linalg.vecdot(gradient, direction)]
+        value, norm, *rest = torch.cat(numbers).cpu().tolist()
+        return Point(w, gradient, value, norm), rest
+
+    def _longer(
+        self, here: Point, direction: Tensor, found: Point, left: float, along: float
+    ) -> tuple[Point, float]:
         """The point found by a whole step, or one of several such, while F falls on by much."""
-        step, left = 1.0, float(torch.linalg.vecdot(found.gradient, direction))
+        step = 1.0
         while step < LONGEST and left < STEEP * along:
-            longer = self._at(here.w + 2 * step * direction)
-            left, before = float(torch.linalg.vecdot(longer.gradient, direction)), left
+            before = left
+            longer, (left,) = self._along(here.w + 2 * step * direction, direction)
             if not (longer.value < found.value and left <= -0.5 * before):  # far beyond the lowest point
                 break
             found, step = longer, 2 * step
@@ -147,10 +152,6 @@ class SmallNewton:
             if tried.value < found.value:
                 found, best = tried, length * step
         return found, best
-
-    @staticmethod
-    def _has_turned(gradient: Tensor, direction: Tensor, along: float) -> bool:
-        return abs(float(torch.linalg.vecdot(gradient, direction))) <= TURNED * abs(along)
 
     def _reason(self, before: Point, step: float, decrement: float, failed: bool, tol: float) -> str:
         """See `Progress.record`."""
