@@ -201,7 +201,7 @@ error(
     X=lambda: changed(X.astype("f2"), (3, 1), np.inf),
 )
 error("X: arrays", "a dict", "TypeError", "not 'dict'", X=lambda: {"a": X[:, 0]})
-error("X: arrays", "a generator", "TypeError", "not 'generator'", X=lambda: (row for row in X))
+error("X: arrays", "a generator", "TypeError", "X is a generator", X=lambda: (row for row in X))
 error(
     "X: arrays",
     "ints too large for a float",

@@ -41,11 +41,12 @@ def accelerator() -> torch.device | None:
 
 
 def default_device() -> torch.device:
-    """Where tensors are made if nobody says where."""
-    try:
-        return torch.get_default_device()
-    except AttributeError:  # of torch 2.6, once `torch.set_default_device(None)` was called
-        return torch.device("cpu")
+    """Where tensors are made if nobody says where.
+
+    `torch.get_default_device` of 2.6 does not see ``with torch.device(...)``, and raises once somebody has
+    called `torch.set_default_device(None)`.
+    """
+    return torch.empty(0, device=None, dtype=torch.float32).device
 
 
 def global_generators(device: torch.device) -> list[torch.Generator]:
