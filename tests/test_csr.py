@@ -109,15 +109,15 @@ def test_products_of_64_bit_indices_are_none_of_mkl(monkeypatch):
 @pytest.mark.parametrize("few", [0, 2**20])
 def test_a_torch_without_products_of_csr_gives_the_same_models(few, dtype, monkeypatch, request):
     rng = np.random.default_rng(0)
-    X = scipy.sparse.random_array((3000, 80), density=0.1, rng=rng, dtype=dtype, format="csr")
-    y = (X @ rng.normal(size=(80, 3)) + rng.gumbel(size=(3000, 3))).argmax(axis=1)
+    X = scipy.sparse.random_array((600, 20), density=0.3, rng=rng, dtype=dtype, format="csr")
+    y = (X @ rng.normal(size=(20, 3)) + rng.gumbel(size=(600, 3))).argmax(axis=1)
     monkeypatch.setattr(_sparse, "FEW_STORED", few)
 
     def models():
         for target in (y, y > 0):
             for solver in ("natural-sgd", "newton-cholesky", "newton-cg", "lbfgs"):
                 yield TorchLogisticClassifier(solver=solver).fit(X, target).predict_proba(X)
-            sgd = TorchLogisticClassifier(solver="sgd", batch_size=500, max_iter=2, tol=None, random_state=0)
+            sgd = TorchLogisticClassifier(solver="sgd", batch_size=200, max_iter=2, tol=None, random_state=0)
             yield sgd.fit(X, target).predict_proba(X)
             yield TorchLogisticClassifierCV(Cs=[0.1, 1.0], cv=2).fit(X, target).predict_proba(X)
             net = TorchLogisticClassifier(
