@@ -78,14 +78,14 @@ def products() -> None:
 
 
 def sparse(dtype: type) -> None:
-    X, y = rows_of_csr(60_000, 20_000, 90, dtype)
+    X, y = rows_of_csr(30_000, 10_000, 90, dtype)
     settings = dict(max_iter=3, tol=None)
     expected = TorchLogisticClassifier(**settings).fit(X, y)
     moved, y = csr_at_end_of_page(X), at_end_of_page(y)
     got = TorchLogisticClassifier(**settings).fit(moved, y, at_end_of_page(np.ones(len(y))))
     np.testing.assert_allclose(got.coef_, expected.coef_, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(got.predict_proba(moved), expected.predict_proba(X), rtol=1e-3, atol=1e-6)
-    TorchLogisticClassifierCV(Cs=[0.1, 1.0], cv=2, **settings).fit(moved[:20_000], y[:20_000])
+    TorchLogisticClassifierCV(Cs=[0.1, 1.0], cv=2, **settings).fit(moved[:5_000], y[:5_000])
 
 
 def dense(dtype: type) -> None:
