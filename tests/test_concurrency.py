@@ -237,6 +237,7 @@ print(one, two)
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_two_jobs_are_not_slower_than_one_on_two_hundred_small_fits():
     run = subprocess.run([sys.executable, "-c", JOBS], capture_output=True, text=True, check=True)

@@ -358,7 +358,10 @@ def test_nothing_comes_to_the_host_during_conjugate_gradients(loss, kind, monkey
         raise AssertionError("a tensor was brought to the host")
 
     monkeypatch.setattr("torch_logreg._conjugate.looks_are_free", lambda device: False)  # as on any other
-    for name in "cpu item numpy tolist __bool__ __float__ __int__ __index__ __array__".split():
+    names = set("cpu item numpy tolist __bool__ __float__ __int__ __index__ __array__".split())
+    if kind == "CSR" and not torch.backends.mkl.is_available():
+        names.remove("numpy")  # products by scipy read what is on the host already
+    for name in names:
         monkeypatch.setattr(torch.Tensor, name, refuse)
     x, _, _ = conjugate_gradient(curvature.product, -gradient, lambda r: r / diagonal, 3, accuracy)
     monkeypatch.undo()
