@@ -7,3 +7,6 @@ from torch_logreg._modules import ModuleSpec
 __version__ = "0.1.0"
 
 __all__ = ["ModuleSpec", "TorchLogisticClassifier", "TorchLogisticClassifierCV"]
+
+for _public in (ModuleSpec, TorchLogisticClassifier, TorchLogisticClassifierCV):
+    _public.__module__ = __name__  # pickles name it, and outlive every move of a file

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from torch_logreg._callbacks import HISTORY, Forward, Recorder, scaled
-from torch_logreg._criteria import is_cross_entropy, weights_of_classes
+from torch_logreg._criteria import LINKS, is_cross_entropy, weights_of_classes
 from torch_logreg._early_stopping import EarlyStopping, codes_of, split
 from torch_logreg._initial import Initial
 from torch_logreg._inputs import (
@@ -657,7 +657,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                 return linear_predictions(self, features, coef, self.intercept_, device, output)
         with torch.inference_mode(False), torch.no_grad(), undisturbed(device):
             n_outputs = len(self.classes_)
-            return module_predictions(features, self._module, self._link, n_outputs, device, output)
+            return module_predictions(features, self._module, LINKS[self._link], n_outputs, device, output)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Raw predictions: log odds for two classes, unnormalised log-probabilities for more.

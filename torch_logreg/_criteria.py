@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ def by_row(output: Tensor, n_rows: int) -> Tensor:
 class LogitLink:
     """Outputs are log odds, or one unnormalised log-probability a class."""
 
+    name: ClassVar[str] = "logits"
+
     @staticmethod
     def decision(z: Tensor) -> Tensor:
         """Log odds (1, n) for two classes, (n_classes, n) for more."""
@@ -49,6 +51,8 @@ class LogitLink:
 
 class ProbabilityLink:
     """The one output is the probability of the second class."""
+
+    name: ClassVar[str] = "probabilities"
 
     @staticmethod
     def decision(p: Tensor) -> Tensor:
@@ -68,6 +72,8 @@ class ProbabilityLink:
 class LogProbabilityLink:
     """Outputs are log-probabilities, one a class."""
 
+    name: ClassVar[str] = "log-probabilities"
+
     @staticmethod
     def decision(z: Tensor) -> Tensor:
         return LogitLink.decision(LogProbabilityLink.log_probability(z))
@@ -83,6 +89,9 @@ class LogProbabilityLink:
 
 
 Link: TypeAlias = LogitLink | ProbabilityLink | LogProbabilityLink
+
+# By the names that fitted estimators keep: a pickle is to name no class of ours but the public ones.
+LINKS: dict[str, Link] = {link.name: link for link in (LogitLink(), ProbabilityLink(), LogProbabilityLink())}
 
 
 # ---- criteria ----

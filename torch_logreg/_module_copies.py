@@ -7,8 +7,8 @@ import functools
 import gc
 import io
 import types
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ def _replaced(module: nn.Module) -> dict[int, Any]:
             found[id(tensor)] = UninitializedBuffer()
     for layer in module.modules():
         if isinstance(layer, torch.jit.ScriptModule):  # a deep copy's parameters are computed, and no leaves
-            found[id(layer)] = Scripted.of(layer).rebuild()
+            found[id(layer)] = _scripted(_archive(layer))
     return found
 
 
@@ -139,61 +139,45 @@ def _state_of(module: nn.Module) -> Iterator[tuple[Any, int]]:
 
 # ---- pickles ----
 
-
-class Recipe(NamedTuple):
-    """One parametrised tensor of a layer."""
-
-    layer: str
-    tensor: str
-    parametrizations: list[nn.Module]
-    state: dict[str, Any]
-    trainable: list[bool]
+# A pickle outlives every move of a class of ours, so what stands in it for a module is made of plain objects:
+# a dict with "form" naming one of `FORMS`, and what that takes.
 
 
-class Parametrised(NamedTuple):
-    """A module in a form that can be pickled: torch refuses classes that it makes for parametrisations."""
-
-    plain: nn.Module
-    recipes: list[Recipe]
-    training: list[bool]
-
-    def rebuild(self) -> nn.Module:
-        """The module."""
-        module = copied(self.plain)
-        for recipe in self.recipes:
-            layer = module.get_submodule(recipe.layer)
-            for each in recipe.parametrizations:
-                # unsafe: the checks would run it, and draw random numbers for some.
-                parametrize.register_parametrization(layer, recipe.tensor, each, unsafe=True)
-            of_tensor: Any = layer.parametrizations[recipe.tensor]  # type: ignore[index]
-            of_tensor.load_state_dict(recipe.state)
-            for parameter, trainable in zip(of_tensor.parameters(), recipe.trainable, strict=True):
-                parameter.requires_grad_(trainable)
-        for layer, training in zip(module.modules(), self.training, strict=True):
-            layer.training = training
-        return module
+def _parametrised(plain: nn.Module, recipes: list[dict[str, Any]], training: list[bool]) -> nn.Module:
+    """Build a module from its plain layers and recipes of its parametrised tensors."""
+    module = copied(plain)
+    for recipe in recipes:
+        layer = module.get_submodule(recipe["layer"])
+        for each in recipe["parametrizations"]:
+            # unsafe: the checks would run it, and draw random numbers for some.
+            parametrize.register_parametrization(layer, recipe["tensor"], each, unsafe=True)
+        of_tensor: Any = layer.parametrizations[recipe["tensor"]]  # type: ignore[index]
+        of_tensor.load_state_dict(recipe["state"])
+        for parameter, trainable in zip(of_tensor.parameters(), recipe["trainable"], strict=True):
+            parameter.requires_grad_(trainable)
+    for layer, is_training in zip(module.modules(), training, strict=True):
+        layer.training = is_training
+    return module
 
 
-class Scripted(NamedTuple):
-    """A module of `torch.jit` as its archive."""
-
-    archive: bytes
-
-    @classmethod
-    def of(cls, module: nn.Module) -> Scripted:
-        file = io.BytesIO()
-        torch.jit.save(module, file)
-        return cls(file.getvalue())
-
-    def rebuild(self) -> nn.Module:
-        """The module."""
-        return torch.jit.load(io.BytesIO(self.archive))
+def _archive(module: torch.jit.ScriptModule) -> bytes:
+    file = io.BytesIO()
+    torch.jit.save(module, file)
+    return file.getvalue()
 
 
-def picklable(module: nn.Module) -> nn.Module | Parametrised | Scripted:
+def _scripted(archive: bytes) -> nn.Module:
+    """Load a module of `torch.jit` from its archive."""
+    return torch.jit.load(io.BytesIO(archive))
+
+
+FORMS: dict[str, Callable[..., nn.Module]] = {"parametrised": _parametrised, "scripted": _scripted}
+
+
+def picklable(module: nn.Module) -> nn.Module | dict[str, Any]:
     """A copy of the module that pickle takes, if what is in it can be pickled at all."""
     if isinstance(module, torch.jit.ScriptModule):
-        return Scripted.of(module)
+        return {"form": "scripted", "archive": _archive(module)}
     module = copied(module)
     modes = [layer.training for layer in module.modules()]
     layers = [(n, layer) for n, layer in module.named_modules() if parametrize.is_parametrized(layer)]
@@ -206,14 +190,22 @@ def picklable(module: nn.Module) -> nn.Module | Parametrised | Scripted:
         for tensor, parametrizations in of_layer.items():
             state = {key: value.detach().clone() for key, value in parametrizations.state_dict().items()}
             trainable = [parameter.requires_grad for parameter in parametrizations.parameters()]
-            recipes.append(Recipe(name, tensor, list(parametrizations), state, trainable))
+            recipes.append(
+                {
+                    "layer": name,
+                    "tensor": tensor,
+                    "parametrizations": list(parametrizations),
+                    "state": state,
+                    "trainable": trainable,
+                }
+            )
         # Not by torch's own `remove_parametrizations`: it changes the class, which copies have in common.
         layer.__class__ = type(layer).__bases__[0]
         del layer.parametrizations
         for tensor, value in plain.items():
             layer.register_parameter(tensor, nn.Parameter(value))
         _drop_local_hooks_of_torch(layer)
-    return Parametrised(module, recipes, modes)
+    return {"form": "parametrised", "plain": module, "recipes": recipes, "training": modes}
 
 
 def _drop_local_hooks_of_torch(layer: nn.Module) -> None:
@@ -227,4 +219,6 @@ def _drop_local_hooks_of_torch(layer: nn.Module) -> None:
 
 def unpickled(module: Any) -> Any:
     """What `picklable` was given."""
-    return module.rebuild() if isinstance(module, Parametrised | Scripted) else module
+    if not isinstance(module, dict):
+        return module
+    return FORMS[module["form"]](**{name: value for name, value in module.items() if name != "form"})

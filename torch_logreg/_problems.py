@@ -230,7 +230,7 @@ def module_problem(
 
     def attributes(w: Tensor) -> dict[str, Any]:
         trained = objective.module_at(w)
-        return _coefficients(trained) if module is None else {"_module": trained, "_link": loss.link}
+        return _coefficients(trained) if module is None else {"_module": trained, "_link": loss.link.name}
 
     def predict(w: Tensor, X: Matrix) -> Tensor:
         outputs = objective.outputs(w, all_dense(X, dtype))
