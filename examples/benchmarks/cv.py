@@ -1,6 +1,6 @@
 """Seconds to choose C: ours, LogisticRegressionCV and a grid search over our own estimator.
 
-    python examples/benchmarks/cv.py [--softmax] [--repeats N] [--scale S] [--limit SECONDS] [--write]
+    python examples/benchmarks/cv.py [--softmax | --shapes] [--repeats N] [--scale S] [--limit L] [--write]
 
 Every estimator gets the same folds and scores them by log loss; ours has its default tolerance. The time of
 one that stops short of the optimum is printed all the same: the last column says by how much its mean log
@@ -22,6 +22,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
+from sparse import text_like
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
 
@@ -52,9 +53,7 @@ def chosen(fitted: Any) -> float:
     return fitted.C_ if hasattr(fitted, "C_") else fitted.best_params_["C"]
 
 
-def compare(
-    X: np.ndarray, y: np.ndarray, n_Cs: int, solvers: tuple[str, ...], repeats: int, limit: float
-) -> str:
+def compare(X: Any, y: np.ndarray, n_Cs: int, solvers: tuple[str, ...], repeats: int, limit: float) -> str:
     Cs, folds = np.logspace(-4, 4, n_Cs), list(StratifiedKFold(5).split(X, y))
     makes = estimators(Cs, folds, solvers)
     with warnings.catch_warnings():
@@ -86,26 +85,47 @@ def compare(
     return harness.table(["estimator", "s", "time / ours", "C chosen", "log loss off by"], rows)
 
 
+def shapes(scale: float) -> dict[str, tuple[Any, np.ndarray, int, tuple[str, ...]]]:
+    """By title: X, y, the number of Cs, and the solvers of LogisticRegressionCV to be compared with."""
+    many, few, texts = (int(n * scale) for n in (8_000, 200, 1_500))
+    matrix_free = ("lbfgs", "newton-cg")  # a Hessian of 8000 columns takes half a gigabyte
+    return {
+        f"wide, {many:,} x 1500, float32": (*harness.correlated(many, 1500, 2, "float32"), 8, SOLVERS),
+        f"few rows, {few:,} x 8000, float32": (*harness.correlated(few, 8000, 2, "float32"), 8, matrix_free),
+        f"sparse, {texts:,} x 12,000 of some 50 numbers, float32": (
+            *text_like(texts, "float32", n_columns=12_000),
+            8,
+            matrix_free,
+        ),
+    }
+
+
 def main() -> None:
     parser = harness.parser(__doc__, repeats=3)
     parser.add_argument("--softmax", action="store_true", help="many classes, for some minutes")
+    parser.add_argument("--shapes", action="store_true", help="many columns, few rows, and sparse rows")
     arguments = parser.parse_args()
-    parts = []
-    if arguments.softmax:
-        n_rows = int(20_000 * arguments.scale)
+    name, parts = "cv", []
+    if arguments.shapes:
+        name = "cv_shapes"
+        for title, (X, y, n_Cs, solvers) in shapes(arguments.scale).items():
+            table = compare(X, y, n_Cs, solvers, arguments.repeats, arguments.limit)
+            parts.append(f"**{title}, {n_Cs} Cs x 5 folds**\n\n{table}")
+    elif arguments.softmax:
+        name, n_rows = "cv_softmax", int(20_000 * arguments.scale)
         X, y = harness.correlated(n_rows, 512, 20, "float32")
         table = compare(X, y, 8, ("lbfgs", "newton-cg"), arguments.repeats, arguments.limit)
         parts.append(f"**{n_rows:,} x 512, 20 classes, float32, 8 Cs x 5 folds**\n\n{table}")
-        harness.publish("cv_softmax", "\n".join(parts), arguments.write)
-        return
-    n_rows = int(50_000 * arguments.scale)
-    X, y = harness.correlated(n_rows, 100, 2, "float32")
-    table = compare(X, y, 10, SOLVERS, arguments.repeats, arguments.limit)
-    parts.append(f"**{n_rows:,} x 100, 2 classes, float32, 10 Cs x 5 folds**\n\n{table}")
-    X, y = load_breast_cancer(return_X_y=True)
-    table = compare(StandardScaler().fit_transform(X), y, 20, SOLVERS, 3 * arguments.repeats, arguments.limit)
-    parts.append(f"**breast cancer, 20 Cs x 5 folds**\n\n{table}")
-    harness.publish("cv", "\n".join(parts), arguments.write)
+    else:
+        n_rows = int(50_000 * arguments.scale)
+        X, y = harness.correlated(n_rows, 100, 2, "float32")
+        table = compare(X, y, 10, SOLVERS, arguments.repeats, arguments.limit)
+        parts.append(f"**{n_rows:,} x 100, 2 classes, float32, 10 Cs x 5 folds**\n\n{table}")
+        X, y = load_breast_cancer(return_X_y=True)
+        X = StandardScaler().fit_transform(X)
+        table = compare(X, y, 20, SOLVERS, 3 * arguments.repeats, arguments.limit)
+        parts.append(f"**breast cancer, 20 Cs x 5 folds**\n\n{table}")
+    harness.publish(name, "\n".join(parts), arguments.write)
 
 
 if __name__ == "__main__":
