@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from torch_logreg._rows import ArrayRows
+from torch_logreg._data.arrays import ArrayRows
 
 
 class CountedRows(ArrayRows):

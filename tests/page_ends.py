@@ -16,7 +16,9 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV, _csr, _sparse
+from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
+from torch_logreg._data import csr as _csr
+from torch_logreg._data import sparse as _sparse
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = ctypes.c_void_p

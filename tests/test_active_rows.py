@@ -7,9 +7,9 @@ import pytest
 import scipy.sparse
 import torch
 
-from torch_logreg._losses import LOSSES
-from torch_logreg._objective import ACTIVE, SKETCHED, LinearObjective
-from torch_logreg._rows import ArrayRows
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.objective import ACTIVE, SKETCHED, LinearObjective
+from torch_logreg._losses.losses import LOSSES
 
 losses = pytest.mark.parametrize("loss", LOSSES)
 intercepts = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])

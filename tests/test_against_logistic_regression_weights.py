@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils import compute_class_weight
 
 from torch_logreg import TorchLogisticClassifier
-from torch_logreg._classifier import SOLVERS
+from torch_logreg._solvers.registry import SOLVERS
 
 PROBLEMS = {"binary": "breast_cancer", "softmax": "wine"}
 

@@ -14,7 +14,7 @@ from sklearn.utils.estimator_checks import (
 from torch import nn
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
-from torch_logreg._classifier import SOLVERS
+from torch_logreg._solvers.registry import SOLVERS
 
 
 def mlp(n_features: int, n_outputs: int) -> nn.Module:

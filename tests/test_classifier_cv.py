@@ -28,7 +28,10 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV, _folds, _path, _problems
+from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
+from torch_logreg._data import folds as _folds
+from torch_logreg._fit import linear as _problems
+from torch_logreg._selection import path as _path
 
 CS = [1e-3, 1.0, 1e3]
 

@@ -258,7 +258,7 @@ def test_what_is_stored_comes_back_whole(n_classes, refit, scoring):
     cv = TorchLogisticClassifierCV(Cs=CS, cv=3, scoring=scoring, refit=refit).fit(names, y)
     stored = skops.io.dumps(cv)
     trusted = skops.io.get_untrusted_types(data=stored)
-    assert trusted == ["torch_logreg._classifier_cv.TorchLogisticClassifierCV"]
+    assert trusted == ["torch_logreg.TorchLogisticClassifierCV"]
     for copied in (skops.io.loads(stored, trusted=trusted), pickle.loads(pickle.dumps(cv))):
         assert_array_equal(copied.predict_proba(names), cv.predict_proba(names))
         pd.testing.assert_frame_equal(copied.cv_results_, cv.cv_results_)

@@ -25,11 +25,13 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import torch_logreg
-from torch_logreg import TorchLogisticClassifier, _sklearn_compat, _torch_compat
-from torch_logreg._module_checks import LINEAR, MOVING, SQUASHING
+from torch_logreg import TorchLogisticClassifier
+from torch_logreg._checks import compat as sklearn_compat
+from torch_logreg._modules.probe import LINEAR, MOVING, SQUASHING
+from torch_logreg._runtime import compat as torch_compat
 
 PACKAGE = Path(torch_logreg.__file__).parent
-COMPAT = ("_torch_compat.py", "_sklearn_compat.py")
+COMPAT = ("_runtime/compat.py", "_checks/compat.py")
 # `NamedTuple._replace`, and attributes of ours that are assigned by their names.
 OWN = {"_replace", "_history", "_link"}
 
@@ -61,7 +63,7 @@ def is_private(name: str) -> bool:
 def defined_here() -> set[str]:
     """Private names that are assigned, declared or defined anywhere in the package."""
     found = set(OWN)
-    for file in PACKAGE.glob("*.py"):
+    for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             match node:
                 case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Name(name, ast.Store()):
@@ -72,7 +74,7 @@ def defined_here() -> set[str]:
 
 
 OF_THE_PACKAGE = defined_here()
-FILES = sorted(file.name for file in PACKAGE.glob("*.py") if file.name not in COMPAT)
+FILES = sorted({file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py")} - set(COMPAT))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -118,11 +120,11 @@ def test_names_of_the_package_and_public_ones_are_allowed(source):
 
 
 TESTED = {
-    _torch_compat: (
+    torch_compat: (
         "BATCH_NORM COMPILED HOOKS NORM_LAYERS ProductPrecision UninitializedBuffer accelerator "
         "default_device global_generators is_lazy loading_hooks original products_are_exact sgd version"
     ),
-    _sklearn_compat: (
+    sklearn_compat: (
         "CallbackSupportMixin Interval StrOptions begin_callbacks check_feature_names check_n_features "
         "check_sample_weight check_y constraints_of needs_labels_alone num_samples raise_for_params "
         "routing_enabled validate_parameter_constraints with_callbacks"
@@ -152,7 +154,7 @@ def test_the_function_sgd_does_what_the_optimizer_does(momentum, nesterov):
         stock.grad = gradient.clone()
         optimizer.step()
         with torch.no_grad():
-            _torch_compat.sgd(
+            torch_compat.sgd(
                 [ours], [gradient], velocity, foreach=False, fused=False, weight_decay=0.0, momentum=momentum,
                 lr=0.3, dampening=0.0, nesterov=nesterov, maximize=False,
             )  # fmt: skip
@@ -170,20 +172,20 @@ def classes_of_torch(words: str) -> list[type[nn.Module]]:
 def test_batch_norm_is_every_layer_of_that_name():
     found = classes_of_torch("BatchNorm")
     assert nn.SyncBatchNorm in found and nn.LazyBatchNorm2d in found and len(found) >= 7
-    assert [kind for kind in found if not issubclass(kind, _torch_compat.BATCH_NORM)] == []
+    assert [kind for kind in found if not issubclass(kind, torch_compat.BATCH_NORM)] == []
     others = set(classes_of_torch("Norm")) - set(found)
-    assert [kind for kind in others if issubclass(kind, _torch_compat.BATCH_NORM)] == []
+    assert [kind for kind in others if issubclass(kind, torch_compat.BATCH_NORM)] == []
 
 
 def test_norm_layers_are_all_layers_of_torch_that_normalise_by_weights():
     without_weights = {nn.LocalResponseNorm, nn.CrossMapLRN2d}
     found = set(classes_of_torch("Norm$|Norm[123]d$|LRN")) - without_weights
     assert {nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm1d, nn.BatchNorm1d} <= found
-    assert [kind for kind in found if not issubclass(kind, _torch_compat.NORM_LAYERS)] == []
+    assert [kind for kind in found if not issubclass(kind, torch_compat.NORM_LAYERS)] == []
     for kind in without_weights:
         assert list(kind(2).parameters()) == []
     for layer in (nn.Linear(2, 2), nn.Embedding(2, 2), nn.PReLU(), nn.Conv1d(2, 2, 1), nn.LSTM(2, 2)):
-        assert not isinstance(layer, _torch_compat.NORM_LAYERS)
+        assert not isinstance(layer, torch_compat.NORM_LAYERS)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch.compile's own import
@@ -191,10 +193,10 @@ def test_the_original_of_a_compiled_module_is_the_module():
     layer = nn.Linear(2, 1)
     compiled = torch.compile(layer)
     assert compiled is not layer
-    assert _torch_compat.original(compiled) is layer
-    assert getattr(compiled, _torch_compat.COMPILED) is layer
-    assert _torch_compat.original(layer) is layer
-    assert all(name.startswith(_torch_compat.COMPILED + ".") for name in compiled.state_dict())
+    assert torch_compat.original(compiled) is layer
+    assert getattr(compiled, torch_compat.COMPILED) is layer
+    assert torch_compat.original(layer) is layer
+    assert all(name.startswith(torch_compat.COMPILED + ".") for name in compiled.state_dict())
 
 
 def test_hooks_are_where_torch_keeps_them():
@@ -203,7 +205,7 @@ def test_hooks_are_where_torch_keeps_them():
         layer.register_forward_hook(print), layer.register_forward_pre_hook(print),
         layer.register_full_backward_hook(print), layer.register_full_backward_pre_hook(print),
     ]  # fmt: skip
-    held = [vars(layer)[name] for name in _torch_compat.HOOKS]
+    held = [vars(layer)[name] for name in torch_compat.HOOKS]
     assert [list(hooks.values()) for hooks in held] == [[print]] * 4
     for handle in handles:
         handle.remove()
@@ -212,48 +214,48 @@ def test_hooks_are_where_torch_keeps_them():
 
 def test_loading_hooks_are_where_torch_keeps_them():
     layer = nn.Linear(2, 1)
-    assert len(_torch_compat.loading_hooks(layer)) == 0
+    assert len(torch_compat.loading_hooks(layer)) == 0
     called = []
     layer.register_load_state_dict_pre_hook(lambda *args: called.append(1))
-    assert len(_torch_compat.loading_hooks(layer)) == 1
-    _torch_compat.loading_hooks(layer).clear()
+    assert len(torch_compat.loading_hooks(layer)) == 1
+    torch_compat.loading_hooks(layer).clear()
     layer.load_state_dict(layer.state_dict())
     assert called == []
     # the one that `weight_norm` leaves, a function inside a function of torch's
-    (hook,) = _torch_compat.loading_hooks(parametrizations.weight_norm(nn.Linear(2, 1))).values()
+    (hook,) = torch_compat.loading_hooks(parametrizations.weight_norm(nn.Linear(2, 1))).values()
     hook = getattr(hook, "hook", hook)
     assert hook.__module__.startswith("torch.") and "<locals>" in hook.__qualname__
 
 
 def test_the_version_of_a_tensor_counts_what_is_written_to_it():
     tensor = torch.zeros(3)
-    before = _torch_compat.version(tensor)
+    before = torch_compat.version(tensor)
     view = tensor[1:]
     view += 1
-    assert _torch_compat.version(tensor) == _torch_compat.version(view) == before + 1
-    assert _torch_compat.version(tensor + 1) == 0
+    assert torch_compat.version(tensor) == torch_compat.version(view) == before + 1
+    assert torch_compat.version(tensor + 1) == 0
     with torch.inference_mode():
         uncounted = torch.zeros(3)
         uncounted += 1
-    assert _torch_compat.version(uncounted) == 0
+    assert torch_compat.version(uncounted) == 0
 
 
 @pytest.mark.parametrize("layer", [nn.LazyLinear(2), nn.LazyBatchNorm1d(), nn.LazyConv1d(2, 1)])
 def test_lazy_tensors_are_those_without_a_shape(layer):
     tensors = [*layer.parameters(), *layer.buffers()]
-    lazy = [tensor for tensor in tensors if _torch_compat.is_lazy(tensor)]
+    lazy = [tensor for tensor in tensors if torch_compat.is_lazy(tensor)]
     assert lazy != []
     buffers = [tensor for tensor in lazy if not isinstance(tensor, nn.Parameter)]
-    assert all(isinstance(buffer, _torch_compat.UninitializedBuffer) for buffer in buffers)
+    assert all(isinstance(buffer, torch_compat.UninitializedBuffer) for buffer in buffers)
     assert bool(buffers) == isinstance(layer, nn.LazyBatchNorm1d)
     rows = torch.ones(4, 3, 1) if isinstance(layer, nn.LazyConv1d) else torch.ones(4, 3)
     layer(rows)
-    assert not any(map(_torch_compat.is_lazy, [*layer.parameters(), *layer.buffers()]))
+    assert not any(map(torch_compat.is_lazy, [*layer.parameters(), *layer.buffers()]))
 
 
 def test_a_buffer_without_a_shape_is_made_of_nothing():
-    buffer = _torch_compat.UninitializedBuffer()
-    assert _torch_compat.is_lazy(buffer) and not isinstance(buffer, nn.Parameter)
+    buffer = torch_compat.UninitializedBuffer()
+    assert torch_compat.is_lazy(buffer) and not isinstance(buffer, nn.Parameter)
     layer = nn.LazyBatchNorm1d()
     layer.running_mean = buffer
     layer(torch.ones(4, 3))
@@ -261,7 +263,7 @@ def test_a_buffer_without_a_shape_is_made_of_nothing():
 
 
 def test_the_accelerator_is_one_that_is_there():
-    found = _torch_compat.accelerator()
+    found = torch_compat.accelerator()
     assert (found is not None) == torch.accelerator.is_available()
     if found is not None:
         assert torch.ones(1, device=found).device.type == found.type
@@ -270,26 +272,26 @@ def test_the_accelerator_is_one_that_is_there():
 def test_there_is_no_accelerator_where_torch_names_that_of_its_build(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
-    assert _torch_compat.accelerator() is None
+    assert torch_compat.accelerator() is None
 
 
 def test_the_default_device_is_where_tensors_are_made():
-    assert _torch_compat.default_device() == torch.device("cpu")
+    assert torch_compat.default_device() == torch.device("cpu")
     torch.set_default_device("meta")
     try:
-        assert _torch_compat.default_device() == torch.device("meta")
+        assert torch_compat.default_device() == torch.device("meta")
         with torch.device("cpu"):
-            assert _torch_compat.default_device() == torch.device("cpu")
+            assert torch_compat.default_device() == torch.device("cpu")
     finally:
         torch.set_default_device(None)
-    assert _torch_compat.default_device() == torch.device("cpu")
+    assert torch_compat.default_device() == torch.device("cpu")
     with torch.device("meta"):
-        assert _torch_compat.default_device() == torch.device("meta")
+        assert torch_compat.default_device() == torch.device("meta")
 
 
 def test_the_global_generators_are_what_layers_draw_from():
     device = torch.device("cpu")
-    generators = _torch_compat.global_generators(device)
+    generators = torch_compat.global_generators(device)
     assert len(generators) == 1
     before = [generator.get_state() for generator in generators]
     drawn = nn.Linear(3, 2).weight.detach().clone(), nn.Dropout()(torch.ones(20)), torch.randperm(5)
@@ -323,7 +325,7 @@ def test_an_accelerator_has_a_global_generator_of_its_own(kind, monkeypatch):
     backend = Backend()
     monkeypatch.setattr(torch, "get_device_module", lambda device: backend)
     for name, index in ((kind, 1), (f"{kind}:0", 0)):
-        found = _torch_compat.global_generators(torch.device(name))
+        found = torch_compat.global_generators(torch.device(name))
         assert found[0] is torch.default_generator and found[1] is backend.generators[index]
 
 
@@ -362,15 +364,15 @@ def test_torch_has_the_newer_interface_from_2_9_on():
 
 @pytest.mark.parametrize(("precision", "exact"), [("highest", True), ("high", False), ("medium", False)])
 def test_products_are_exact_but_for_the_older_settings(precision, exact, as_it_was):
-    assert _torch_compat.products_are_exact()
+    assert torch_compat.products_are_exact()
     torch.set_float32_matmul_precision(precision)
-    assert _torch_compat.products_are_exact() == exact
-    before = _torch_compat.ProductPrecision()
+    assert torch_compat.products_are_exact() == exact
+    before = torch_compat.ProductPrecision()
     before.make_exact()
-    assert _torch_compat.products_are_exact()
+    assert torch_compat.products_are_exact()
     before.restore()
     assert torch.get_float32_matmul_precision() == precision
-    assert _torch_compat.products_are_exact() == exact
+    assert torch_compat.products_are_exact() == exact
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -383,10 +385,10 @@ def test_products_are_exact_but_for_the_newer_settings(number, precision, as_it_
     operation.fp32_precision = precision
     changed = [each.fp32_precision for each in operations()]
     assert changed[number] == precision
-    assert _torch_compat.products_are_exact() == (precision == "ieee")
-    before = _torch_compat.ProductPrecision()
+    assert torch_compat.products_are_exact() == (precision == "ieee")
+    before = torch_compat.ProductPrecision()
     before.make_exact()
-    assert _torch_compat.products_are_exact()
+    assert torch_compat.products_are_exact()
     before.restore()
     assert [each.fp32_precision for each in operations()] == changed
     operation.fp32_precision = "none"
@@ -399,20 +401,20 @@ def test_settings_that_the_older_interface_cannot_say_are_restored(as_it_was):
         operation.fp32_precision = "bf16"
         with pytest.raises(RuntimeError):
             torch.get_float32_matmul_precision()
-    before = _torch_compat.ProductPrecision()
+    before = torch_compat.ProductPrecision()
     before.make_exact()
-    assert _torch_compat.products_are_exact()
+    assert torch_compat.products_are_exact()
     before.restore()
-    assert _torch_compat.products_are_exact() == (not HAS_NEWER)
+    assert torch_compat.products_are_exact() == (not HAS_NEWER)
     assert [operation.fp32_precision for operation in operations()[:1]] == ["bf16"] * HAS_NEWER
 
 
 def test_an_operation_that_follows_the_general_setting_follows_it_afterwards(as_it_was):
-    before = _torch_compat.ProductPrecision()
+    before = torch_compat.ProductPrecision()
     before.make_exact()
     before.restore()
     torch.set_float32_matmul_precision("medium")
-    assert not _torch_compat.products_are_exact()
+    assert not torch_compat.products_are_exact()
 
 
 # ---- torch: names of the nodes of graphs ----
@@ -470,33 +472,33 @@ def test_what_moves_or_picks_numbers_is_moving(function):
 
 
 class Estimator(BaseEstimator):
-    _parameter_constraints = {"a": [_sklearn_compat.Interval(Real, 0, None, closed="left"), None]}
+    _parameter_constraints = {"a": [sklearn_compat.Interval(Real, 0, None, closed="left"), None]}
 
     def __init__(self, a=1.0):
         self.a = a
 
 
 def test_constraints_are_where_scikit_learn_keeps_them():
-    assert "C" in _sklearn_compat.constraints_of(LogisticRegression())
-    assert _sklearn_compat.constraints_of(LogisticRegression) is LogisticRegression._parameter_constraints
-    assert _sklearn_compat.constraints_of(Estimator()) is Estimator._parameter_constraints
+    assert "C" in sklearn_compat.constraints_of(LogisticRegression())
+    assert sklearn_compat.constraints_of(LogisticRegression) is LogisticRegression._parameter_constraints
+    assert sklearn_compat.constraints_of(Estimator()) is Estimator._parameter_constraints
 
 
 def test_parameters_are_checked_against_intervals_and_words():
     constraints = {
-        "a": [_sklearn_compat.Interval(Real, 0, 1, closed="left")],
-        "b": [_sklearn_compat.StrOptions({"x", "y"})],
+        "a": [sklearn_compat.Interval(Real, 0, 1, closed="left")],
+        "b": [sklearn_compat.StrOptions({"x", "y"})],
         "c": ["boolean"], "d": ["random_state"], "e": ["cv_object"], "f": ["array-like"],
         "g": [callable, None],
     }  # fmt: skip
     good = {"a": 0.0, "b": "x", "c": True, "d": 3, "e": 5, "f": [1], "g": None}
-    _sklearn_compat.validate_parameter_constraints(constraints, good, caller_name="Name")
+    sklearn_compat.validate_parameter_constraints(constraints, good, caller_name="Name")
     for name, value, words in [
         ("a", 1.0, "range [0.0, 1.0)"), ("a", np.nan, "range [0.0, 1.0)"), ("b", "z", "a str among"),
         ("c", "no", "bool"), ("d", -1, "[0, 4294967295]"), ("e", 1, "[2, inf)"), ("g", 3, "a callable"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match="^The '" + name + "' parameter of Name must be") as caught:
-            _sklearn_compat.validate_parameter_constraints(
+            sklearn_compat.validate_parameter_constraints(
                 constraints, good | {name: value}, caller_name="Name"
             )
         assert words in str(caught.value)
@@ -505,58 +507,58 @@ def test_parameters_are_checked_against_intervals_and_words():
 def test_feature_names_and_numbers_are_remembered_and_compared():
     X = pd.DataFrame({"a": [1.0], "b": [2.0]})
     estimator = Estimator()
-    _sklearn_compat.check_feature_names(estimator, X, reset=True)
-    _sklearn_compat.check_n_features(estimator, X, reset=True)
+    sklearn_compat.check_feature_names(estimator, X, reset=True)
+    sklearn_compat.check_n_features(estimator, X, reset=True)
     assert estimator.feature_names_in_.tolist() == ["a", "b"] and estimator.n_features_in_ == 2
-    _sklearn_compat.check_feature_names(estimator, X, reset=False)
-    _sklearn_compat.check_n_features(estimator, X, reset=False)
+    sklearn_compat.check_feature_names(estimator, X, reset=False)
+    sklearn_compat.check_n_features(estimator, X, reset=False)
     with pytest.raises(ValueError, match="feature names should match those that were passed during fit"):
-        _sklearn_compat.check_feature_names(estimator, X[["b", "a"]], reset=False)
+        sklearn_compat.check_feature_names(estimator, X[["b", "a"]], reset=False)
     with pytest.raises(ValueError, match="X has 1 features, but Estimator is expecting 2 features"):
-        _sklearn_compat.check_n_features(estimator, X[["a"]], reset=False)
+        sklearn_compat.check_n_features(estimator, X[["a"]], reset=False)
     with pytest.warns(UserWarning, match="X does not have valid feature names"):
-        _sklearn_compat.check_feature_names(estimator, X.to_numpy(), reset=False)
+        sklearn_compat.check_feature_names(estimator, X.to_numpy(), reset=False)
 
 
 def test_weights_are_checked():
     X = np.zeros((3, 2))
-    assert _sklearn_compat.check_sample_weight(None, X).tolist() == [1.0] * 3
-    assert _sklearn_compat.check_sample_weight(2, X).tolist() == [2.0] * 3
-    found = _sklearn_compat.check_sample_weight([1, 2, 3], X, dtype=np.float32)
+    assert sklearn_compat.check_sample_weight(None, X).tolist() == [1.0] * 3
+    assert sklearn_compat.check_sample_weight(2, X).tolist() == [2.0] * 3
+    found = sklearn_compat.check_sample_weight([1, 2, 3], X, dtype=np.float32)
     assert found.dtype == np.float32 and found.tolist() == [1, 2, 3]
     for weight, words in [
         ([1, 2], r"sample_weight.shape == \(2,\), expected \(3,\)"), ([[1], [2], [3]], "must be 1D"),
         ([1, np.nan, 1], "contains NaN"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=words):
-            _sklearn_compat.check_sample_weight(weight, X)
+            sklearn_compat.check_sample_weight(weight, X)
 
 
 def test_labels_are_checked():
     estimator = LogisticRegression()
-    assert _sklearn_compat.check_y([1, 0], estimator=estimator).tolist() == [1, 0]
+    assert sklearn_compat.check_y([1, 0], estimator=estimator).tolist() == [1, 0]
     with pytest.raises(ValueError, match="should be a 1d array"):
-        _sklearn_compat.check_y(np.zeros((3, 2)), estimator=estimator)
+        sklearn_compat.check_y(np.zeros((3, 2)), estimator=estimator)
     with pytest.raises(ValueError, match="contains NaN"):
-        _sklearn_compat.check_y([0.0, np.nan], estimator=estimator)
+        sklearn_compat.check_y([0.0, np.nan], estimator=estimator)
 
 
 def test_samples_are_counted():
     for data in ([1, 2, 3], np.zeros((3, 2)), torch.zeros(3, 2)):
-        assert _sklearn_compat.num_samples(data) == 3
+        assert sklearn_compat.num_samples(data) == 3
     with pytest.raises(TypeError, match="Expected sequence or array-like"):
-        _sklearn_compat.num_samples(3)
+        sklearn_compat.num_samples(3)
 
 
 def test_metadata_without_routing_is_refused():
     estimator = LogisticRegression()
-    assert not _sklearn_compat.routing_enabled()
-    _sklearn_compat.raise_for_params({}, estimator, "fit")
+    assert not sklearn_compat.routing_enabled()
+    sklearn_compat.raise_for_params({}, estimator, "fit")
     with pytest.raises(ValueError, match="groups"):
-        _sklearn_compat.raise_for_params({"groups": 1}, estimator, "fit")
+        sklearn_compat.raise_for_params({"groups": 1}, estimator, "fit")
     with sklearn.config_context(enable_metadata_routing=True):
-        assert _sklearn_compat.routing_enabled()
-        _sklearn_compat.raise_for_params({"groups": 1}, estimator, "fit")
+        assert sklearn_compat.routing_enabled()
+        sklearn_compat.raise_for_params({"groups": 1}, estimator, "fit")
 
 
 @pytest.mark.parametrize(
@@ -570,14 +572,14 @@ def test_metadata_without_routing_is_refused():
     ],
 )
 def test_scorers_say_what_they_look_at(name, alone):
-    assert _sklearn_compat.needs_labels_alone(get_scorer(name)) == alone
+    assert sklearn_compat.needs_labels_alone(get_scorer(name)) == alone
 
 
 def test_a_plain_callable_and_a_scorer_made_of_one_look_at_labels():
-    assert _sklearn_compat.needs_labels_alone(lambda estimator, X, y: 1.0)
-    assert _sklearn_compat.needs_labels_alone(make_scorer(lambda y, predicted: 1.0))
+    assert sklearn_compat.needs_labels_alone(lambda estimator, X, y: 1.0)
+    assert sklearn_compat.needs_labels_alone(make_scorer(lambda y, predicted: 1.0))
     scorer = make_scorer(lambda y, p: 1.0, response_method="predict_proba")
-    assert not _sklearn_compat.needs_labels_alone(scorer)
+    assert not sklearn_compat.needs_labels_alone(scorer)
 
 
 # ---- scikit-learn: callbacks ----
@@ -611,21 +613,21 @@ class Propagated(Told):
 
 
 def test_the_classes_are_those_of_scikit_learn_where_it_has_them():
-    of_sklearn = _sklearn_compat.CallbackSupportMixin.__module__.startswith("sklearn.")
+    of_sklearn = sklearn_compat.CallbackSupportMixin.__module__.startswith("sklearn.")
     assert of_sklearn == HAS_CALLBACKS == hasattr(TorchLogisticClassifier, "set_callbacks")
-    assert issubclass(TorchLogisticClassifier, _sklearn_compat.CallbackSupportMixin)
+    assert issubclass(TorchLogisticClassifier, sklearn_compat.CallbackSupportMixin)
 
 
 def test_nobody_is_told_where_nothing_was_set():
-    assert _sklearn_compat.begin_callbacks(TorchLogisticClassifier(), 3) is None
+    assert sklearn_compat.begin_callbacks(TorchLogisticClassifier(), 3) is None
 
 
 def test_callbacks_that_were_set_are_found():
     told = Told()
     estimator = TorchLogisticClassifier().set_callbacks(told)
-    held, _ = (vars(estimator).get(name) for name in _sklearn_compat.CALLBACK_ATTRIBUTES)
+    held, _ = (vars(estimator).get(name) for name in sklearn_compat.CALLBACK_ATTRIBUTES)
     assert list(held) == [told]
-    context = _sklearn_compat.begin_callbacks(estimator, 3)
+    context = sklearn_compat.begin_callbacks(estimator, 3)
     assert context.max_subtasks == 3 and context.subcontext(task_name="iteration").task_name == "iteration"
 
 
@@ -637,8 +639,8 @@ def test_callbacks_that_were_set_on_a_search_are_found_by_what_it_fits():
 
 
 def test_what_is_decorated_keeps_its_name_its_result_and_its_errors():
-    class Fitted(_sklearn_compat.CallbackSupportMixin, BaseEstimator):
-        @_sklearn_compat.with_callbacks
+    class Fitted(sklearn_compat.CallbackSupportMixin, BaseEstimator):
+        @sklearn_compat.with_callbacks
         def fit(self, X, y=None):
             """Fit."""
             if X is None:

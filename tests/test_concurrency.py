@@ -18,7 +18,9 @@ from datasets import load, standardised
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.model_selection import GridSearchCV
 
-from torch_logreg import TorchLogisticClassifier, _predictions, _processes
+from torch_logreg import TorchLogisticClassifier
+from torch_logreg._fit import predictor as _predictions
+from torch_logreg._runtime import threads as _processes
 
 DATA = load("breast_cancer")
 X, y = standardised(DATA.X[:, :6]), DATA.y

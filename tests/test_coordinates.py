@@ -8,16 +8,9 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from torch_logreg._coordinates import (
-    NULL_SPACE_FEATURES,
-    Coordinates,
-    Gram,
-    Moments,
-    find_null_space,
-    gram,
-    moments,
-)
-from torch_logreg._rows import ArrayRows
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.coordinates import NULL_SPACE_FEATURES, Coordinates, find_null_space, gram
+from torch_logreg._linear.moments import Gram, Moments, moments
 
 EPS = float(torch.finfo(torch.float64).eps)
 

@@ -13,14 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from torch_logreg import TorchLogisticClassifier
-from torch_logreg._classifier import SOLVERS
-from torch_logreg._criteria import (
-    LogitLink,
-    LogProbabilityLink,
-    ProbabilityLink,
-    class_major,
-    resolve_criterion,
-)
+from torch_logreg._losses.criteria import resolve_criterion
+from torch_logreg._losses.links import LogitLink, LogProbabilityLink, ProbabilityLink, class_major
+from torch_logreg._solvers.registry import SOLVERS
 
 CODES = torch.tensor([0, 1, 1, 0, 1])
 CODES_3 = torch.tensor([0, 2, 1, 0, 1])

@@ -13,8 +13,10 @@ import scipy.sparse
 import torch
 from numpy.testing import assert_allclose
 
-from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV, _csr, _sparse
-from torch_logreg._csr import SLACK, CsrMatrix
+from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
+from torch_logreg._data import csr as _csr
+from torch_logreg._data import sparse as _sparse
+from torch_logreg._data.csr import SLACK, CsrMatrix
 
 TESTS = Path(__file__).parent
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from torch_logreg._classifier import SOLVERS
-from torch_logreg._coordinates import gram
-from torch_logreg._design import DesignObjective, design, small_design
-from torch_logreg._losses import LOSSES
-from torch_logreg._objective import LinearObjective
-from torch_logreg._rows import ArrayRows
-from torch_logreg._solver import Iteration, Solution
+from torch_logreg._contracts.solver import Iteration, Solution
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.coordinates import gram
+from torch_logreg._linear.held import DesignObjective, design, small_design
+from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._losses.losses import LOSSES
+from torch_logreg._solvers.registry import SOLVERS
 
 EXACT = [name for name in SOLVERS if name != "sgd"]
 # The problems, and whether each weighs the rows in its own way.

@@ -17,7 +17,7 @@ from datasets import load, standardised
 from numpy.testing import assert_allclose, assert_array_equal
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
-from torch_logreg._classifier import SOLVERS
+from torch_logreg._solvers.registry import SOLVERS
 
 PROBLEMS = {"binary": "birthwt", "softmax": "iris"}
 CHEAP = {"solver": "newton-cholesky"}  # conjugate gradients make long graphs
@@ -64,7 +64,7 @@ def assert_agree(
 def test_every_solver_gives_there_what_it_gives_here(problem, solver, monkeypatch):
     X, y = problem
     params = {"solver": solver, "tol": 1e-2, "C": 0.1}  # few iterations, so that few graphs are compiled
-    monkeypatch.setattr("torch_logreg._conjugate.CG_STEPS", 4)  # and short ones
+    monkeypatch.setattr("torch_logreg._solvers.conjugate_gradients.CG_STEPS", 4)  # and short ones
     expected = TorchLogisticClassifier(**params).fit(X, y)
     got = TorchLogisticClassifier(**params, device="lazy").fit(X, y)
     assert_agree(got, expected, X)
@@ -172,7 +172,7 @@ def test_a_model_trained_there_predicts_here(problem):
     ):
         data = pickle.dumps(trained)
         strings = {argument for _, argument, _ in pickletools.genops(data) if isinstance(argument, str)}
-        assert "torch_logreg._classifier" in strings
+        assert "torch_logreg" in strings
         assert {s for s in strings if s.split(" ")[0].split(".")[0] == "torch"} == set()
         assert len(data) < 4000
         back = pickle.loads(data)
@@ -219,14 +219,16 @@ def _many_rows(n_classes: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("n_classes", "only_metric"), [(2, False), (3, False), (3, True)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_fit_that_starts_on_a_sample_has_the_same_answer_there(n_classes, only_metric, dtype, monkeypatch):
-    monkeypatch.setattr("torch_logreg._problems.DESIGN_NUMBERS", 0)  # samples are drawn of 500 rows
-    monkeypatch.setattr("torch_logreg._growing.MIN_ROWS_PER_PARAMETER", 5)
-    monkeypatch.setattr("torch_logreg._growing.SOFTMAX_ROWS", 100)
-    monkeypatch.setattr("torch_logreg._natural.LAZY_WORK", 0)  # three classes take the metrics of many
+    monkeypatch.setattr("torch_logreg._fit.linear.DESIGN_NUMBERS", 0)  # samples are drawn of 500 rows
+    monkeypatch.setattr("torch_logreg._linear.samples.MIN_ROWS_PER_PARAMETER", 5)
+    monkeypatch.setattr("torch_logreg._linear.samples.SOFTMAX_ROWS", 100)
+    monkeypatch.setattr(
+        "torch_logreg._solvers.natural.LAZY_WORK", 0
+    )  # three classes take the metrics of many
     for steps in ("STEPS", "STEPS_ON_SAMPLE"):  # conjugate gradients make long graphs
-        monkeypatch.setattr(f"torch_logreg._metrics.SampledFisher.{steps}", 4)
+        monkeypatch.setattr(f"torch_logreg._solvers.fisher.SampledFisher.{steps}", 4)
     if only_metric:
-        monkeypatch.setattr("torch_logreg._growing.INFORMATIVE", 0.0)
+        monkeypatch.setattr("torch_logreg._linear.samples.INFORMATIVE", 0.0)
     X, y = _many_rows(n_classes)
     X = X.astype(dtype)
     params = {"tol": 1e-2, "C": 0.1}

@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
-from torch_logreg._solver import REASONS
+from torch_logreg._contracts.solver import REASONS
 
 N, D = 60, 3
 rng = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import torch
 from numpy.testing import assert_array_equal
 
 from torch_logreg import TorchLogisticClassifier
-from torch_logreg._classifier import SOLVERS
+from torch_logreg._solvers.registry import SOLVERS
 
 N = 40
 rng = np.random.default_rng(0)
@@ -288,7 +288,7 @@ def test_an_interrupted_fit_keeps_the_earlier_model_and_lets_the_interrupt_throu
     def raises(self, iteration):
         raise interrupt
 
-    monkeypatch.setattr("torch_logreg._callbacks.Recorder.__call__", raises)
+    monkeypatch.setattr("torch_logreg._estimators.callbacks.Recorder.__call__", raises)
     other = X[:, :2], np.arange(N) % 4
     for each in (estimator, unfitted):
         with pytest.raises(error) as caught:

@@ -11,14 +11,14 @@ import torch
 from counted import CountedRows, Data
 from torch import Tensor
 
-from torch_logreg import _growing
-from torch_logreg._coordinates import Coordinates
-from torch_logreg._design import DesignObjective
-from torch_logreg._growing import batch_rows, make_batches
-from torch_logreg._losses import LOSSES
-from torch_logreg._objective import LinearObjective
-from torch_logreg._rows import ArrayRows
-from torch_logreg._solver import Batch
+from torch_logreg._contracts.objective import Batch
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear import samples as _growing
+from torch_logreg._linear.coordinates import Coordinates
+from torch_logreg._linear.held import DesignObjective
+from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.samples import batch_rows, make_batches
+from torch_logreg._losses.losses import LOSSES
 
 losses = pytest.mark.parametrize("loss", LOSSES)
 intercepts = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])

@@ -13,13 +13,17 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from torch_logreg import TorchLogisticClassifier, _growing, _natural, _problems
-from torch_logreg._growing import batch_rows, make_batches
-from torch_logreg._losses import LOSSES
-from torch_logreg._natural import NaturalSGD
-from torch_logreg._objective import LinearObjective
-from torch_logreg._rows import ArrayRows
-from torch_logreg._solver import Block, Iteration
+from torch_logreg import TorchLogisticClassifier
+from torch_logreg._contracts.rows import Block
+from torch_logreg._contracts.solver import Iteration
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._fit import linear as _problems
+from torch_logreg._linear import samples as _growing
+from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.samples import batch_rows, make_batches
+from torch_logreg._losses.losses import LOSSES
+from torch_logreg._solvers import natural as _natural
+from torch_logreg._solvers.natural import NaturalSGD
 
 SHAPES = {"binary": (16_000, 15, 2), "softmax": (6_000, 8, 4)}
 DTYPES = [np.float64, np.float32]

@@ -15,8 +15,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
-from torch_logreg._classifier import SOLVERS
-from torch_logreg._rows import ArrayRows, matmul, rmatmul
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._data.products import matmul, rmatmul
+from torch_logreg._solvers.registry import SOLVERS
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 EXACT = [name for name in SOLVERS if name != "sgd"]

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from torch_logreg import TorchLogisticClassifier
-from torch_logreg._classifier import SOLVERS
+from torch_logreg._solvers.registry import SOLVERS
 
 EXACT = [name for name in SOLVERS if name != "sgd"]
 

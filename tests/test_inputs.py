@@ -13,7 +13,8 @@ from sklearn import config_context
 from sklearn.utils import compute_class_weight
 
 from torch_logreg import TorchLogisticClassifier
-from torch_logreg._inputs import check_finite, check_fit, check_predict, features_to, to_tensor
+from torch_logreg._checks.data import check_finite, check_fit, check_predict
+from torch_logreg._data.tensors import features_to, to_tensor
 
 CPU = torch.device("cpu")
 rng = np.random.default_rng(0)

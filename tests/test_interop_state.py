@@ -19,7 +19,7 @@ from datasets import load, standardised
 from numpy.testing import assert_allclose, assert_array_equal
 
 from torch_logreg import TorchLogisticClassifier
-from torch_logreg._classifier import SOLVERS
+from torch_logreg._solvers.registry import SOLVERS
 
 
 def problem(name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 from sklearn.utils.multiclass import check_classification_targets
 
 from torch_logreg import TorchLogisticClassifier
-from torch_logreg._labels import factorise
+from torch_logreg._checks.labels import factorise
 
 rng = np.random.default_rng(0)
 CODES = rng.integers(0, 5, 200)

@@ -1,4 +1,4 @@
-"""Imports inside the package point down the table of ``docs/development.md``."""
+"""A wing imports from wings on lower floors alone, as in the map of ``docs/development.md``."""
 
 import ast
 import re
@@ -9,129 +9,121 @@ import pytest
 import torch_logreg
 
 PACKAGE = Path(torch_logreg.__file__).parent
-LEVELS = {
-    "_csr": 0,
-    "_labels": 0,
-    "_losses": 0,
-    "_penalty": 0,
-    "_progress": 0,
-    "_ported": 0,
-    "_rows": 0,
-    "_scores": 0,
-    "_sklearn_compat": 0,
-    "_torch_compat": 0,
-    "_secants": 0,
-    "_memory": 0,
-    "_naming": 0,
-    "_processes": 0,
-    "_solver": 0,
-    "_sparse": 0,
-    "_surroundings": 1,
-    "_callbacks": 1,
-    "_conjugate": 1,
-    "_coordinates": 1,
-    "_criteria": 1,
-    "_folds": 1,
-    "_inputs": 1,
-    "_module_copies": 1,
-    "_newton": 1,
-    "_sgd": 1,
-    "_present": 2,
-    "_design": 2,
-    "_initial": 2,
-    "_lbfgs": 2,
-    "_metrics": 2,
-    "_module_checks": 2,
-    "_modules": 2,
-    "_objective": 2,
-    "_parameters": 2,
-    "_row_space": 2,
-    "_sparse_row_space": 2,
-    "_conditioning": 3,
-    "_separation": 3,
-    "_growing": 3,
-    "_module_objective": 3,
-    "_module_predictor": 3,
-    "_natural": 3,
-    "_problems": 4,
-    "_cross_validation": 5,
-    "_early_stopping": 5,
-    "_path": 5,
-    "_predictions": 5,
-    "_classifier": 6,
-    "_classifier_cv": 7,
-    "__init__": 8,
+FLOORS = {
+    "_estimators": 6,
+    "_selection": 5,
+    "_inspection": 5,
+    "_fit": 4,
+    "_checks": 3,
+    "_linear": 3,
+    "_modules": 3,
+    "_data": 2,
+    "_solvers": 2,
+    "_contracts": 1,
+    "_losses": 1,
+    "_runtime": 0,
 }
-# An import between two modules of one level is a decision, and each one has its reason here.
-SIDEWAYS = {
-    ("_progress", "_solver"): "what solvers share works on the contracts",
-    ("_rows", "_solver"): "the containers of rows implement the contract Rows",
-    ("_rows", "_sparse"): "what CSR takes of the products with X",
-    ("_csr", "_processes"): "the lock of its first use is safe across forks",
-    ("_solver", "_csr"): "a block of the contracts may hold a CSR matrix",
-    ("_sparse", "_csr"): "the matrix that it makes and sums over",
-    ("_sparse", "_solver"): "the container of a CSR matrix is part of the contracts",
+# What a wing must not know, though it lies below, or what of other packages it must not.
+NEVER = {
+    "_inspection": {"_solvers"},
+    "_checks": {"_solvers"},
+    "_linear": {"_solvers", "sklearn"},
+    "_modules": {"_solvers"},
+    "_solvers": {"_losses", "sklearn"},
+    "_data": {"_losses", "sklearn"},
+    "_contracts": {"sklearn", "_runtime"},
+    "_losses": {"sklearn"},
+    "_runtime": {"sklearn"},
 }
-MODULES = sorted(file.stem for file in PACKAGE.glob("*.py"))
+FILES = sorted(PACKAGE.rglob("*.py"))
+NAMES = [file.relative_to(PACKAGE).with_suffix("").as_posix() for file in FILES]
+MOST_WINGS = 12
 
 
-def package_imports(source):
-    """Return the names of the modules of this package that the source imports, wherever it does so."""
+def imported(source, of="x"):
+    """Return the dotted names that the source of the file `of` imports, wherever it does so."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            dotted = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = f"torch_logreg.{node.module or ''}".rstrip(".") if node.level else node.module
-            # "from torch_logreg import _rows" names a module in the second place.
-            dotted = [f"{base}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        parts = [name.split(".") for name in dotted]
-        found |= {part[1] for part in parts if part[0] == "torch_logreg" and len(part) > 1}
-    return found & set(MODULES)
+            here = ["torch_logreg", *of.split("/")][: -node.level] if node.level else []
+            base = ".".join([*here, node.module] if node.module else here)
+            # "from torch_logreg._data import csr" names a file in the second place.
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
 
 
-def test_every_module_has_a_level():
-    assert set(MODULES) == set(LEVELS)
+def wings(names):
+    """Return the wings among dotted names."""
+    parts = [name.split(".") for name in names]
+    return {part[1] for part in parts if part[0] == "torch_logreg" and len(part) > 1} & set(FLOORS)
 
 
-def test_the_package_is_flat():
-    assert [file.name for file in PACKAGE.rglob("*.py") if file.parent != PACKAGE] == []
+def read(file):
+    return file.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_down(module):
-    imported = package_imports((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
-    upwards = {
-        other for other in imported if LEVELS[other] >= LEVELS[module] and (module, other) not in SIDEWAYS
-    }
-    assert upwards == set()
+def test_every_file_is_in_a_wing():
+    assert {name.partition("/")[0] for name in NAMES} == {*FLOORS, "__init__"}
+    assert len(FLOORS) <= MOST_WINGS
 
 
-def test_every_sideways_import_is_still_used_and_one_way():
-    for module, other in SIDEWAYS:
-        assert LEVELS[module] == LEVELS[other]
-        assert (other, module) not in SIDEWAYS
-        assert other in package_imports((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(("file", "name"), list(zip(FILES, NAMES, strict=True)), ids=NAMES)
+def test_imports_point_down(file, name):
+    wing = name.partition("/")[0]
+    others = wings(imported(read(file), name)) - {wing}
+    assert {other for other in others if FLOORS[other] >= FLOORS.get(wing, 7)} == set()
 
 
-def test_the_documented_table_is_this_one():
-    text = (PACKAGE.parent / "docs" / "development.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\d) \| `(_\w+)\.py` \|", text, flags=re.MULTILINE)
-    assert {name: int(level) for level, name in rows} == {m: n for m, n in LEVELS.items() if m != "__init__"}
+@pytest.mark.parametrize(("file", "name"), list(zip(FILES, NAMES, strict=True)), ids=NAMES)
+def test_a_wing_does_not_know_what_it_must_not(file, name):
+    wing = name.partition("/")[0]
+    found = imported(read(file), name)
+    known = wings(found) | {dotted.partition(".")[0] for dotted in found}
+    assert known & NEVER.get(wing, set()) == set()
+
+
+@pytest.mark.parametrize("wing", FLOORS)
+def test_a_wing_has_no_cycle(wing):
+    graph = {}
+    for file, name in zip(FILES, NAMES, strict=True):
+        if name.startswith(f"{wing}/") and not name.endswith("__init__"):
+            dotted = {found.removeprefix("torch_logreg.") for found in imported(read(file), name)}
+            graph[name] = {
+                other for other in NAMES if any(d.startswith(other.replace("/", ".") + ".") for d in dotted)
+            } - {name}
+    left = dict(graph)
+    while left:  # a wing without a cycle has a file that imports none of those left
+        free = [name for name, others in left.items() if not others & set(left)]
+        assert free, f"a cycle among {sorted(left)}"
+        for name in free:
+            del left[name]
+
+
+def test_the_documented_map_is_this_one():
+    text = read(PACKAGE.parent / "docs" / "development.md")
+    rows = re.findall(r"^\| (\d) \| `(_\w+)` \|", text, flags=re.MULTILINE)
+    assert {wing: int(floor) for floor, wing in rows} == FLOORS
+
+
+def test_every_file_is_in_the_documented_map():
+    text = read(PACKAGE.parent / "docs" / "development.md")
+    shown = set(re.findall(r"^\| `(_[\w/]+)\.py` \|", text, flags=re.MULTILINE))
+    assert shown == {name for name in NAMES if not name.endswith("__init__")}
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        "from torch_logreg._rows import Rows",
-        "from torch_logreg import _rows",
-        "from ._rows import Rows",
-        "from . import _rows",
-        "import torch_logreg._rows as rows",
-        "def f():\n    from ._rows import Rows",
+        "from torch_logreg._data.csr import CsrMatrix",
+        "from torch_logreg._data import csr",
+        "from .csr import CsrMatrix",
+        "from . import csr",
+        "from .. import _data",
+        "import torch_logreg._data.csr as csr",
+        "def f():\n    from .._data.csr import CsrMatrix",
     ],
 )
 def test_every_form_of_import_is_seen(source):
-    assert package_imports(source) == {"_rows"}
+    assert wings(imported(source, "_data/products")) == {"_data"}

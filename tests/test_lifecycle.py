@@ -22,7 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
-from torch_logreg._design import DesignObjective
+from torch_logreg._linear.held import DesignObjective
 
 DATA = load("breast_cancer")
 X, y = standardised(DATA.X[:, :6]), DATA.y
@@ -187,8 +187,8 @@ def test_a_device_that_runs_out_of_memory_is_named_and_the_earlier_model_kept(mo
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("torch_logreg._problems.make_rows", full)
-    monkeypatch.setattr("torch_logreg._predictions.matmul", full)
+    monkeypatch.setattr("torch_logreg._fit.linear.make_rows", full)
+    monkeypatch.setattr("torch_logreg._fit.predictor.matmul", full)
     said = r"shape \(569, 6\) and device='cpu'.*2.00 GiB.*device='cpu'"
     with pytest.raises(torch.OutOfMemoryError, match=said):
         model.fit(X, y)
@@ -201,7 +201,7 @@ def test_a_machine_that_runs_out_of_memory_raises_a_memory_error(monkeypatch):
     model = TorchLogisticClassifier().fit(X[:, :2], y)
     coef = model.coef_.copy()
     too_large = torch.zeros(1).expand(2**50)
-    monkeypatch.setattr("torch_logreg._problems.make_rows", lambda *args: too_large.clone())
+    monkeypatch.setattr("torch_logreg._fit.linear.make_rows", lambda *args: too_large.clone())
     with pytest.raises(MemoryError, match=r"\(569, 6\).*float32"):
         model.fit(X, y)
     assert_array_equal(model.coef_, coef)
@@ -213,7 +213,7 @@ def test_other_runtime_errors_are_as_they_were(monkeypatch):
     def fails(*args):
         raise error
 
-    monkeypatch.setattr("torch_logreg._problems.make_rows", fails)
+    monkeypatch.setattr("torch_logreg._fit.linear.make_rows", fails)
     with pytest.raises(RuntimeError) as caught:
         TorchLogisticClassifier().fit(X, y)
     assert caught.value is error

@@ -8,7 +8,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from torch_logreg._losses import LOSSES, Loss
+from torch_logreg._losses.losses import LOSSES, Loss
 
 losses = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

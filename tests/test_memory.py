@@ -8,8 +8,8 @@ import scipy.sparse
 import torch
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
-from torch_logreg import _memory as memory
-from torch_logreg._path import SCRATCH, PathSolver
+from torch_logreg._runtime import out_of_memory as memory
+from torch_logreg._selection.path import SCRATCH, PathSolver
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(300, 6))
@@ -30,8 +30,8 @@ def never(*args):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_hundred_classes_of_784_columns_are_refused_before_any_work(dtype, monkeypatch):
     monkeypatch.setattr(memory, "device_memory", lambda device: 24e9)
-    monkeypatch.setattr("torch_logreg._objective.LinearObjective.value_and_gradient", never)
-    monkeypatch.setattr("torch_logreg._objective.LinearObjective.curvature", never)
+    monkeypatch.setattr("torch_logreg._linear.objective.LinearObjective.value_and_gradient", never)
+    monkeypatch.setattr("torch_logreg._linear.objective.LinearObjective.curvature", never)
     images, digits = np.ones((200, 784), dtype=dtype), np.arange(200) % 100
     images[:, 1:] = rng.normal(size=(200, 783))
     said = "newton-cholesky.*78500 x 78500.*163 GB.*'cpu' has 24 GB.*use solver='newton-cg' or 'auto'"
@@ -74,7 +74,7 @@ def test_factors_of_very_many_classes_are_counted_too(monkeypatch):
 def test_problems_solved_at_once_are_refused_where_too_many_are_asked_for(monkeypatch):
     monkeypatch.setattr(memory, "device_memory", lambda device: 1e6)
     monkeypatch.setattr(memory, "ALWAYS", 0)
-    monkeypatch.setattr("torch_logreg._path.PathSolver._on_all_rows", never)
+    monkeypatch.setattr("torch_logreg._selection.path.PathSolver._on_all_rows", never)
     said = r"500 problem\(s\) of 7 coefficients.*use a smaller max_batch_memory"
     with pytest.raises(MemoryError, match=said):
         TorchLogisticClassifierCV(Cs=100).fit(X, Y[2])

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from torch_logreg._design import DesignObjective, small_design
-from torch_logreg._losses import LOSSES
-from torch_logreg._metrics import MAX_DAMPING, Cholesky, Kronecker, SampledFisher
-from torch_logreg._progress import State, Trial, start
-from torch_logreg._rows import ArrayRows
-from torch_logreg._solver import Curvature
+from torch_logreg._contracts.objective import Curvature
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.held import DesignObjective, small_design
+from torch_logreg._losses.losses import LOSSES
+from torch_logreg._solvers.fisher import Cholesky, Kronecker, SampledFisher
+from torch_logreg._solvers.search import MAX_DAMPING, State, Trial, start
 
 MANY = 10**15  # rows, so that no factor is shrunk
 

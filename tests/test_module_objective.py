@@ -13,14 +13,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from torch_logreg import _module_objective
-from torch_logreg._criteria import resolve_criterion
-from torch_logreg._losses import LOSSES
-from torch_logreg._module_objective import ModuleObjective
-from torch_logreg._modules import RandomStream, build_module
-from torch_logreg._objective import LinearObjective
-from torch_logreg._rows import ArrayRows
-from torch_logreg._solver import Block
+from torch_logreg._contracts.rows import Block
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._losses.criteria import resolve_criterion
+from torch_logreg._losses.losses import LOSSES
+from torch_logreg._modules import objective as _module_objective
+from torch_logreg._modules.build import build_module
+from torch_logreg._modules.objective import ModuleObjective
+from torch_logreg._runtime.random import RandomStream
 
 CPU = torch.device("cpu")
 N, D = 60, 4
@@ -590,10 +591,11 @@ def test_modules_work_on_a_device_that_is_not_the_cpu():
         import torch._lazy.ts_backend
         torch._lazy.ts_backend.init()
         from torch import nn
-        from torch_logreg._criteria import resolve_criterion
-        from torch_logreg._module_objective import ModuleObjective
-        from torch_logreg._modules import RandomStream, build_module
-        from torch_logreg._rows import ArrayRows
+        from torch_logreg._losses.criteria import resolve_criterion
+        from torch_logreg._modules.build import build_module
+        from torch_logreg._modules.objective import ModuleObjective
+        from torch_logreg._data.arrays import ArrayRows
+        from torch_logreg._runtime.random import RandomStream
 
         g = torch.Generator().manual_seed(0)
         X, codes = torch.randn(40, 4, generator=g), torch.randint(0, 2, (40,), generator=g)

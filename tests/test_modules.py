@@ -13,9 +13,11 @@ from sklearn.base import clone
 from torch import nn
 from torch.nn import functional as F
 
-from torch_logreg._criteria import resolve_criterion
-from torch_logreg._module_checks import check_module
-from torch_logreg._modules import ModuleSpec, RandomStream, build_module, penalised
+from torch_logreg._losses.criteria import resolve_criterion
+from torch_logreg._modules.build import build_module, penalised
+from torch_logreg._modules.probe import check_module
+from torch_logreg._modules.spec import ModuleSpec
+from torch_logreg._runtime.random import RandomStream
 
 CPU = torch.device("cpu")
 

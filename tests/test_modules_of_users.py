@@ -21,8 +21,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from torch_logreg import TorchLogisticClassifier
-from torch_logreg._module_checks import evaluate
-from torch_logreg._module_copies import Traces, copied, picklable, sharing_parameters, unpickled
+from torch_logreg._modules.copies import Traces, copied, picklable, sharing_parameters, unpickled
+from torch_logreg._modules.probe import evaluate
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(220, 4)).astype(np.float32)
@@ -385,7 +385,7 @@ def test_predictions_take_no_lock_for_a_module_that_keeps_and_draws_nothing(monk
         def __exit__(self, *exception):
             pass
 
-    monkeypatch.setattr("torch_logreg._modules._GLOBAL_GENERATORS", Taken())
+    monkeypatch.setattr("torch_logreg._runtime.random._GLOBAL_GENERATORS", Taken())
     assert_array_equal(model.predict_proba(X), right)
 
 

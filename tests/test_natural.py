@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from torch_logreg import TorchLogisticClassifier
-from torch_logreg._losses import LOSSES
-from torch_logreg._metrics import Kronecker
-from torch_logreg._natural import Descent
-from torch_logreg._objective import LinearObjective
-from torch_logreg._progress import Progress
-from torch_logreg._rows import ArrayRows
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._losses.losses import LOSSES
+from torch_logreg._solvers.fisher import Kronecker
+from torch_logreg._solvers.natural import Descent
+from torch_logreg._solvers.stopping import Progress
 
 
 class Uphill(Kronecker):

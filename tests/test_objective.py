@@ -9,10 +9,10 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from torch_logreg._design import small_design
-from torch_logreg._losses import LOSSES
-from torch_logreg._objective import LinearObjective
-from torch_logreg._rows import ArrayRows
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.held import small_design
+from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._losses.losses import LOSSES
 
 SETTINGS = {"one": [1.0], "one unpenalised": [np.inf], "three": [0.05, 20.0, np.inf]}
 
@@ -387,7 +387,7 @@ def test_fisher_products_are_the_same_whether_or_not_they_are_kept(loss, monkeyp
     w, v = _weights_at(objective), _weights_at(objective, seed=1)
     kept = objective.curvature(w)
     kept.product(v)
-    monkeypatch.setattr("torch_logreg._objective.CACHE_NUMBERS", 0)
+    monkeypatch.setattr("torch_logreg._linear.objective.CACHE_NUMBERS", 0)
     assert torch.equal(kept.product(v), objective.curvature(w).product(v))
 
 

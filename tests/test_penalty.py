@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from torch_logreg._penalty import L2Penalty
+from torch_logreg._losses.penalties import L2Penalty
 
 
 def _penalty_and_coef() -> tuple[L2Penalty, torch.Tensor]:

@@ -16,7 +16,7 @@ from sklearn.utils import estimator_html_repr
 from torch import nn
 
 from torch_logreg import ModuleSpec, TorchLogisticClassifier, TorchLogisticClassifierCV
-from torch_logreg._classifier import SOLVERS
+from torch_logreg._solvers.registry import SOLVERS
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(60, 3))

@@ -12,8 +12,9 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
-from torch_logreg import TorchLogisticClassifier, _predictions
-from torch_logreg._inputs import check_predict
+from torch_logreg import TorchLogisticClassifier
+from torch_logreg._checks.data import check_predict
+from torch_logreg._fit import predictor as _predictions
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function")
 rng = np.random.default_rng(0)

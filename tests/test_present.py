@@ -19,7 +19,7 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from torch import nn
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
-from torch_logreg._classifier import SOLVERS
+from torch_logreg._solvers.registry import SOLVERS
 
 pytestmark = pytest.mark.filterwarnings("error")
 

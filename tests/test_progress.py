@@ -10,17 +10,18 @@ import torch
 from datasets import load, standardised
 from numpy.testing import assert_allclose, assert_array_equal
 
-from torch_logreg import _progress
-from torch_logreg._classifier import SOLVERS
-from torch_logreg._design import small_design
-from torch_logreg._folds import FoldRows
-from torch_logreg._losses import LOSSES
-from torch_logreg._metrics import Cholesky, Shared
-from torch_logreg._natural import Descent
-from torch_logreg._objective import LinearObjective
-from torch_logreg._problems import is_small
-from torch_logreg._progress import Progress, start
-from torch_logreg._rows import ArrayRows
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._data.folds import FoldRows
+from torch_logreg._fit.linear import is_small
+from torch_logreg._linear.held import small_design
+from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._losses.losses import LOSSES
+from torch_logreg._solvers import stopping
+from torch_logreg._solvers.fisher import Cholesky, Shared
+from torch_logreg._solvers.natural import Descent
+from torch_logreg._solvers.registry import SOLVERS
+from torch_logreg._solvers.search import start
+from torch_logreg._solvers.stopping import Progress
 
 CS = torch.tensor([1e-3, 1e-2, 0.1, 1.0, 10.0, 1e3], dtype=torch.float64)
 
@@ -60,9 +61,9 @@ def test_problems_that_leave_end_where_they_would_have_ended(solver, name, kind,
     objective = objective_of(name, kind)
     w = torch.zeros(objective.n_problems, objective.n_parameters, dtype=torch.float64)
     solver = SOLVERS[solver](max_iter=200, tol=1e-6)
-    monkeypatch.setattr(_progress, "LEAVE_NUMBERS", np.inf)
+    monkeypatch.setattr(stopping, "LEAVE_NUMBERS", np.inf)
     together = solver.minimize(objective, w, go_on)
-    monkeypatch.setattr(_progress, "LEAVE_NUMBERS", 0)
+    monkeypatch.setattr(stopping, "LEAVE_NUMBERS", 0)
     told, left = [], []
     plain = Progress.leave
     monkeypatch.setattr(
@@ -85,7 +86,7 @@ def test_problems_that_leave_end_where_they_would_have_ended(solver, name, kind,
 
 
 def test_problems_without_an_end_stop_with_the_others_gone(monkeypatch):
-    monkeypatch.setattr(_progress, "LEAVE_NUMBERS", 0)
+    monkeypatch.setattr(stopping, "LEAVE_NUMBERS", 0)
     objective = objective_of("breast_cancer", "small")
     w = torch.zeros(objective.n_problems, objective.n_parameters, dtype=torch.float64)
     solution = SOLVERS["natural-sgd"](max_iter=6, tol=1e-6).minimize(objective, w, go_on)

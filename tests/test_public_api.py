@@ -20,8 +20,9 @@ def test_no_other_name_leaks_from_the_package():
 
 
 def test_every_submodule_is_private():
-    files = Path(torch_logreg.__file__).parent.rglob("*.py")
-    assert [file.name for file in files if not file.name.startswith("_")] == []
+    package = Path(torch_logreg.__file__).parent
+    files = [file.relative_to(package) for file in package.rglob("*.py")]
+    assert [str(file) for file in files if not file.parts[0].startswith("_")] == []
 
 
 def test_every_public_name_has_a_docstring():

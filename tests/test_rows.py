@@ -11,23 +11,24 @@ import torch
 from oracle import solve
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torch_logreg import TorchLogisticClassifier, _rows, _sparse
-from torch_logreg._csr import CsrMatrix
-from torch_logreg._losses import LOSSES
-from torch_logreg._rows import (
+from torch_logreg import TorchLogisticClassifier
+from torch_logreg._contracts.rows import Matrix, Sample
+from torch_logreg._data import arrays, products, sparse
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._data.csr import CsrMatrix
+from torch_logreg._data.products import (
     FEW_OUTPUTS,
     MIN_PART_ROWS,
     SUB_ROWS,
-    ArrayRows,
-    SampledRows,
     matmul,
     rmatmul,
     rmatmul_deviation,
     sandwich,
     sandwich_outer,
-    sparse_matrix,
 )
-from torch_logreg._solver import Matrix, Sample, Sparse
+from torch_logreg._data.samples import SampledRows
+from torch_logreg._data.sparse import Sparse, sparse_matrix
+from torch_logreg._losses.losses import LOSSES
 
 CPU = torch.device("cpu")
 
@@ -138,8 +139,8 @@ def test_part_of_a_larger_array_is_multiplied_in_parts_like_any_other():
 @dtypes
 @pytest.mark.parametrize("chunk", [1, 40, 2**21])
 def test_rmatmul_deviation_is_that_of_numpy(kind, dtype, chunk, monkeypatch):
-    monkeypatch.setattr(_rows, "CHUNK_NUMBERS", chunk)
-    monkeypatch.setattr(_sparse, "PART_NUMBERS", chunk)
+    monkeypatch.setattr(products, "CHUNK_NUMBERS", chunk)
+    monkeypatch.setattr(sparse, "PART_NUMBERS", chunk)
     X, residual, other = _data(dtype)
     residual, center = np.abs(residual), other[0].astype(float)
     arguments = KINDS[kind](X), torch.from_numpy(residual), torch.from_numpy(center)
@@ -156,7 +157,7 @@ def test_rmatmul_deviation_is_that_of_numpy(kind, dtype, chunk, monkeypatch):
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("chunk", [1, 100, 2**21])
 def test_sandwich_is_that_of_numpy(kind, dtype, intercept, chunk, monkeypatch):
-    monkeypatch.setattr(_rows, "SANDWICH_NUMBERS", chunk)
+    monkeypatch.setattr(products, "SANDWICH_NUMBERS", chunk)
     X, weights, other = _data(dtype)
     center, spread = other[0].astype(float), 0.5 + np.abs(other[1]).astype(float)
     arguments = torch.from_numpy(weights), torch.from_numpy(center), torch.from_numpy(spread), intercept
@@ -172,7 +173,7 @@ def test_sandwich_is_that_of_numpy(kind, dtype, intercept, chunk, monkeypatch):
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("chunk", [1, 200, 2**21])
 def test_sandwich_outer_is_that_of_numpy(kind, dtype, intercept, chunk, monkeypatch):
-    monkeypatch.setattr(_rows, "SANDWICH_NUMBERS", chunk)
+    monkeypatch.setattr(products, "SANDWICH_NUMBERS", chunk)
     X, _, other = _data(dtype)
     factors = np.random.default_rng(1).normal(size=(2, 3, len(X))).astype(dtype)
     center, spread = other[0].astype(float), 0.5 + np.abs(other[1]).astype(float)
@@ -253,7 +254,7 @@ def test_indices_of_a_csr_matrix_are_stored_in_32_bits():
 @pytest.mark.parametrize("kind", ["dense", "CSR"])
 @pytest.mark.parametrize("numbers", [1, 14, 2**20])
 def test_blocks_hold_every_row_once_and_in_order(kind, numbers, monkeypatch):
-    monkeypatch.setattr(_rows, "BLOCK_NUMBERS", numbers)
+    monkeypatch.setattr(arrays, "BLOCK_NUMBERS", numbers)
     X, _, _ = _data()
     rows = _rows_of(X if kind == "dense" else scipy.sparse.csr_array(X), n_outputs=2)
     blocks = list(rows.blocks())
@@ -284,8 +285,8 @@ def test_many_blocks_give_the_fit_of_one(sparse, solver, n_classes, monkeypatch)
     features = scipy.sparse.csr_array(X) if sparse else X
     settings = {"solver": solver, "tol": 1e-8, "max_iter": 500}
     one = TorchLogisticClassifier(**settings).fit(features, y)
-    monkeypatch.setattr(_rows, "BLOCK_NUMBERS", 80)
-    monkeypatch.setattr(_rows, "CHUNK_NUMBERS", 200)
+    monkeypatch.setattr(arrays, "BLOCK_NUMBERS", 80)
+    monkeypatch.setattr(arrays, "CHUNK_NUMBERS", 200)
     many = TorchLogisticClassifier(**settings).fit(features, y)
     np.testing.assert_allclose(many.coef_, one.coef_, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(many.intercept_, one.intercept_, rtol=1e-7, atol=1e-9)
@@ -520,7 +521,7 @@ def test_a_sparse_matrix_is_never_made_dense_as_a_whole():
 def test_the_fisher_matrix_of_sparse_rows_makes_few_of_them_dense_at_a_time(monkeypatch):
     n, d = 20_000, 30
     X = scipy.sparse.random_array((n, d), density=0.05, format="csr", rng=np.random.default_rng(0))
-    monkeypatch.setattr(_rows, "SANDWICH_NUMBERS", 2**14)
+    monkeypatch.setattr(products, "SANDWICH_NUMBERS", 2**14)
     y = np.arange(n) % 2
     with _Largest() as largest:
         TorchLogisticClassifier(solver="newton-cholesky").fit(X, y)
@@ -539,7 +540,7 @@ def test_dense_arrays_are_not_copied(dtype, order, monkeypatch):
         made.append(self)
 
     monkeypatch.setattr(ArrayRows, "__init__", recording)
-    monkeypatch.setattr(_rows, "BLOCK_NUMBERS", 10)
+    monkeypatch.setattr(arrays, "BLOCK_NUMBERS", 10)
     TorchLogisticClassifier().fit(X, np.arange(40) % 2)
     blocks = list(made[0].blocks())
     assert len(made) == 1 and len(blocks) == 4
@@ -594,5 +595,5 @@ def test_sums_of_groups_go_on_to_grow_in_float32():
     n = 2**24 + 2**18 + 5
     group = torch.zeros(n, dtype=torch.int64)
     group[-3:] = 2
-    sums = _rows.group_sums(group, torch.ones(n, dtype=torch.float32))
+    sums = arrays.group_sums(group, torch.ones(n, dtype=torch.float32))
     assert sums.tolist() == [n - 3, 0, 3]

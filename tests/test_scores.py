@@ -9,7 +9,7 @@ from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import get_scorer
 
-from torch_logreg._scores import SCORES, is_vectorised, score_all
+from torch_logreg._selection.scores import SCORES, is_vectorised, score_all
 
 
 class Given(ClassifierMixin, BaseEstimator):

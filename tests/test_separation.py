@@ -11,7 +11,8 @@ import torch
 from datasets import load
 from sklearn.exceptions import ConvergenceWarning
 
-from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV, _separation
+from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
+from torch_logreg import _inspection as _separation
 
 
 def _fit(X, y, **params):

@@ -13,11 +13,15 @@ import scipy.sparse
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from torch_logreg import TorchLogisticClassifier, _growing, _natural, _problems, _row_space
-from torch_logreg._conjugate import Spikes, conjugate_gradient
-from torch_logreg._losses import LOSSES
-from torch_logreg._objective import LinearObjective
-from torch_logreg._rows import ArrayRows
+from torch_logreg import TorchLogisticClassifier
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._fit import linear as _problems
+from torch_logreg._linear import row_space as _row_space
+from torch_logreg._linear import samples as _growing
+from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._losses.losses import LOSSES
+from torch_logreg._solvers import natural as _natural
+from torch_logreg._solvers.conjugate_gradients import Spikes, conjugate_gradient
 
 STRENGTHS = pytest.mark.parametrize("C", [1e-2, 1.0, 1e4])
 INTERCEPTS = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])
@@ -130,9 +134,9 @@ def many(monkeypatch):
     monkeypatch.setattr(_problems, "DESIGN_NUMBERS", 0)
     monkeypatch.setattr(_natural, "CHOLESKY_PARAMETERS", 0)
     monkeypatch.setattr(_natural, "FACTOR_PARAMETERS", 0)
-    monkeypatch.setattr("torch_logreg._conjugate.MANY_PARAMETERS", 0)
-    monkeypatch.setattr("torch_logreg._conjugate.SKETCH_ROWS", 64)
-    monkeypatch.setattr("torch_logreg._objective.SKETCHED", 0)
+    monkeypatch.setattr("torch_logreg._solvers.conjugate_gradients.MANY_PARAMETERS", 0)
+    monkeypatch.setattr("torch_logreg._solvers.conjugate_gradients.SKETCH_ROWS", 64)
+    monkeypatch.setattr("torch_logreg._linear.objective.SKETCHED", 0)
 
 
 def nearly_separable(n_classes: int, n: int = 600, d: int = 40) -> tuple[np.ndarray, np.ndarray]:

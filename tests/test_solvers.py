@@ -13,12 +13,13 @@ import torch
 from counted import CountedRows, Data
 from torch import Tensor
 
-from torch_logreg._classifier import SOLVERS
-from torch_logreg._conjugate import conjugate_gradient
-from torch_logreg._losses import LOSSES
-from torch_logreg._objective import LinearObjective
-from torch_logreg._rows import ArrayRows
-from torch_logreg._solver import Curvature, Iteration, Solution
+from torch_logreg._contracts.objective import Curvature
+from torch_logreg._contracts.solver import Iteration, Solution
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._losses.losses import LOSSES
+from torch_logreg._solvers.conjugate_gradients import conjugate_gradient
+from torch_logreg._solvers.registry import SOLVERS
 
 KINDS = {"dense": torch.float64, "float32": torch.float32, "CSR": torch.float64}
 
@@ -347,7 +348,7 @@ def test_conjugate_gradients_of_nothing_are_nothing():
 @losses
 @kinds
 def test_nothing_comes_to_the_host_during_conjugate_gradients(loss, kind, monkeypatch):
-    monkeypatch.setattr("torch_logreg._sparse.FEW_STORED", 0)
+    monkeypatch.setattr("torch_logreg._data.sparse.FEW_STORED", 0)
     objective = _objective(loss, _data(loss, kind), [1.0, 100.0], kind)
     _, gradient = objective.value_and_gradient(_zero(objective))
     curvature = objective.curvature(_zero(objective))
@@ -357,7 +358,9 @@ def test_nothing_comes_to_the_host_during_conjugate_gradients(loss, kind, monkey
     def refuse(*args, **kwargs):
         raise AssertionError("a tensor was brought to the host")
 
-    monkeypatch.setattr("torch_logreg._conjugate.looks_are_free", lambda device: False)  # as on any other
+    monkeypatch.setattr(
+        "torch_logreg._solvers.conjugate_gradients.looks_are_free", lambda device: False
+    )  # as on any other
     names = set("cpu item numpy tolist __bool__ __float__ __int__ __index__ __array__".split())
     if kind == "CSR" and not torch.backends.mkl.is_available():
         names.remove("numpy")  # products by scipy read what is on the host already

@@ -9,10 +9,12 @@ import scipy.sparse
 import torch
 from scipy.special import expit
 
-from torch_logreg import TorchLogisticClassifier, _conjugate, _sparse_row_space
-from torch_logreg._losses import LOSSES
-from torch_logreg._rows import ArrayRows
-from torch_logreg._sparse_row_space import SparseRowObjective, SparseRowSpace, sparse_row_space
+from torch_logreg import TorchLogisticClassifier
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear import sparse_row_space as _sparse_row_space
+from torch_logreg._linear.sparse_row_space import SparseRowObjective, SparseRowSpace, sparse_row_space
+from torch_logreg._losses.losses import LOSSES
+from torch_logreg._solvers import conjugate_gradients as _conjugate
 
 CLASSES = pytest.mark.parametrize("n_classes", [2, 3])
 INTERCEPTS = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])

@@ -18,7 +18,8 @@ import torch
 from numpy.testing import assert_array_equal
 from torch import nn
 
-from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV, _surroundings
+from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
+from torch_logreg._runtime import surroundings as _surroundings
 
 # ---- ways to fit and predict ----
 

@@ -10,7 +10,7 @@ import pytest
 import torch_logreg
 
 PACKAGE = Path(torch_logreg.__file__).parent
-FILES = sorted(PACKAGE.glob("*.py"))
+FILES = sorted(PACKAGE.rglob("*.py"))
 # What makes a tensor of nothing, or of something that need not be one. `from_numpy`, `*_like` and methods
 # such as `new_zeros` follow what they are given.
 FACTORIES = (
@@ -40,7 +40,7 @@ def made_by_default(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
+@pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(PACKAGE)) for file in FILES])
 def test_no_tensor_is_made_without_a_device_and_a_dtype(file):
     assert made_by_default(file.read_text(encoding="utf-8")) == []
 

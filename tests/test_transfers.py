@@ -10,7 +10,7 @@ import torch
 from datasets import load, standardised
 
 from torch_logreg import TorchLogisticClassifier
-from torch_logreg._callbacks import Recorder
+from torch_logreg._estimators.callbacks import Recorder
 
 WAITS = ("cpu", "item", "tolist", "numpy", "to", "__bool__", "__float__", "__int__", "__index__")
 
@@ -53,12 +53,12 @@ def _callers() -> str:
 
 def _samples(monkeypatch) -> None:
     """What large data are solved by, on 500 rows."""
-    monkeypatch.setattr("torch_logreg._problems.DESIGN_NUMBERS", 0)
-    monkeypatch.setattr("torch_logreg._growing.MIN_ROWS_PER_PARAMETER", 5)
-    monkeypatch.setattr("torch_logreg._growing.SOFTMAX_ROWS", 100)
-    monkeypatch.setattr("torch_logreg._natural.LAZY_WORK", 0)
+    monkeypatch.setattr("torch_logreg._fit.linear.DESIGN_NUMBERS", 0)
+    monkeypatch.setattr("torch_logreg._linear.samples.MIN_ROWS_PER_PARAMETER", 5)
+    monkeypatch.setattr("torch_logreg._linear.samples.SOFTMAX_ROWS", 100)
+    monkeypatch.setattr("torch_logreg._solvers.natural.LAZY_WORK", 0)
     for steps in ("STEPS", "STEPS_ON_SAMPLE"):  # conjugate gradients make long graphs
-        monkeypatch.setattr(f"torch_logreg._metrics.SampledFisher.{steps}", 4)
+        monkeypatch.setattr(f"torch_logreg._solvers.fisher.SampledFisher.{steps}", 4)
 
 
 SOLVERS = ["natural-sgd on samples", "natural-sgd", "newton-cholesky", "newton-cg", "lbfgs", "sgd"]
@@ -67,7 +67,7 @@ SOLVERS = ["natural-sgd on samples", "natural-sgd", "newton-cholesky", "newton-c
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_host_waits_once_an_iteration(solver, n_classes, transfers, monkeypatch):
-    monkeypatch.setattr("torch_logreg._conjugate.CG_STEPS", 6)
+    monkeypatch.setattr("torch_logreg._solvers.conjugate_gradients.CG_STEPS", 6)
     sampled = solver.endswith("samples")
     if sampled:
         _samples(monkeypatch)

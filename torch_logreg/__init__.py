@@ -1,8 +1,8 @@
 """Logistic regression for scikit-learn, on torch."""
 
-from torch_logreg._classifier import TorchLogisticClassifier
-from torch_logreg._classifier_cv import TorchLogisticClassifierCV
-from torch_logreg._modules import ModuleSpec
+from torch_logreg._estimators.classifier import TorchLogisticClassifier
+from torch_logreg._estimators.classifier_cv import TorchLogisticClassifierCV
+from torch_logreg._modules.spec import ModuleSpec
 
 __version__ = "0.1.0"
 

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from torch_logreg import TorchLogisticClassifier
-from torch_logreg._losses import LOSSES
-from torch_logreg._objective import LinearObjective
-from torch_logreg._rows import ArrayRows
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._losses.losses import LOSSES
 
 MOST_SUMS, MOST_PASSES = 4, 6  # what is meant to be kept
 

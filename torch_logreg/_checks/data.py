@@ -1,0 +1,171 @@
+"""What `fit` and `predict` were given: X and y, checked."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import Bunch, assert_all_finite
+from sklearn.utils.metadata_routing import process_routing
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+from torch_logreg._checks.compat import (
+    check_feature_names,
+    check_n_features,
+    check_y,
+    raise_for_params,
+    routing_enabled,
+)
+from torch_logreg._checks.containers import check_readable, on_host, refusing_huge_integers
+from torch_logreg._checks.labels import factorise
+from torch_logreg._checks.weights import check_range, sample_weights, times_class_weight
+from torch_logreg._data.products import HALF
+from torch_logreg._data.tensors import Features, float_dtype, float_info
+
+FLOATS = [np.float64, np.float32]
+FINITE_NUMBERS = (2**26, 2**21)  # looked at at a time: on an accelerator, on the CPU
+
+
+class TrainingData(NamedTuple):
+    """What `fit` was given, checked. X is a tensor only if it has 16 bits or lies on another device."""
+
+    X: Features  # (n_rows, n_features), float32 or float64, or a tensor of 16 bits
+    codes: np.ndarray  # (n_rows,) int64, index into `classes`
+    classes: np.ndarray  # (n_classes,), of which some may have no row of weight
+    weights: np.ndarray  # (n_rows,) float64: sample_weight times class_weight; one broadcast 1 without both
+
+
+def check_fit(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    class_weight: Any,
+    defer_finite: bool = False,
+) -> TrainingData:
+    """Check all that `fit` takes; sets `n_features_in_` and `feature_names_in_`.
+
+    With `defer_finite` the caller is to see to it that X is finite, by `check_finite` if in doubt.
+    """
+    X, y = _features(X), on_host(y)
+    if isinstance(X, Tensor):
+        if y is None:
+            raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None.")
+        _check_tensor(estimator, X, reset=True, defer_finite=defer_finite)
+        y = check_y(y, multi_output=False, y_numeric=False, estimator=estimator)
+        if len(y) != len(X):
+            raise ValueError(f"X has {len(X)} rows and y has {len(y)}: they must have equally many.")
+    else:
+        _refuse_missing_words(y)
+        with (
+            refusing_huge_integers("X"),
+            np.errstate(invalid="ignore"),
+        ):  # of a sum of infinities of both signs
+            X, y = validate_data(
+                estimator, X, y, accept_sparse="csr", dtype=FLOATS, ensure_all_finite=not defer_finite
+            )
+    classes, codes = factorise(y)
+    if len(classes) < 2:
+        raise ValueError(
+            "This solver needs samples of at least 2 classes in the data, but the data contains only one "
+            f"class: {classes.tolist()[0]!r}."
+        )
+    weights = sample_weights(sample_weight, y)
+    if class_weight is not None:
+        weights = times_class_weight(weights, class_weight, classes, codes)
+    X = _canonical(X)
+    check_range(weights, codes, float_info(X))
+    return TrainingData(X, codes, classes, weights)
+
+
+def weigh_classes(data: TrainingData, of_class: np.ndarray) -> TrainingData:
+    """The same with the weights of rows multiplied by those of their classes, (n_classes,)."""
+    with np.errstate(over="ignore"):  # which is seen to below
+        weights = data.weights * of_class[data.codes]
+    check_range(weights, data.codes, float_info(data.X))
+    return data._replace(weights=weights)
+
+
+def route(estimator: Any, params: dict[str, Any], sample_weight: Any = None, caller: str = "fit") -> Bunch:
+    """What the splitter (``splitter.split``) and the scorer (``scorer.score``) are to be given of metadata.
+
+    Without metadata routing the sample weights go to the scorer, and there is nothing else.
+    """
+    raise_for_params(params, estimator, caller)
+    given = params if sample_weight is None else {**params, "sample_weight": sample_weight}
+    if routing_enabled():
+        return process_routing(estimator, caller, **given)
+    return Bunch(splitter=Bunch(split={}), scorer=Bunch(score=given))
+
+
+def check_predict(estimator: BaseEstimator, X: Any, defer_finite: bool = False) -> Features:
+    """Check the rows to predict against what `fit` saw; `defer_finite` as in `check_fit`."""
+    X = _features(X)
+    if isinstance(X, Tensor):
+        _check_tensor(estimator, X, reset=False, defer_finite=defer_finite)
+        return _canonical(X)
+    with refusing_huge_integers("X"), np.errstate(invalid="ignore"):
+        X = validate_data(
+            estimator, X, accept_sparse="csr", dtype=FLOATS, reset=False, ensure_all_finite=not defer_finite
+        )
+    return _canonical(X)
+
+
+def check_finite(estimator: BaseEstimator, X: Features) -> None:
+    """Raise if X holds NaN or infinity, what `check_fit` and `check_predict` raise unless deferred."""
+    if not isinstance(X, Tensor):
+        with np.errstate(invalid="ignore"):
+            assert_all_finite(X, estimator_name=type(estimator).__name__, input_name="X")
+        return
+    # A few rows at a time: what is made on the way is as large as they are.
+    step = max(1, FINITE_NUMBERS[X.device.type == "cpu"] // X.shape[1])
+    for start in range(0, len(X), step):
+        if not bool(torch.isfinite(X[start : start + step]).all()):
+            raise ValueError("Input X contains NaN or infinity; impute or drop those values first.")
+
+
+def _features(X: Any) -> Any:
+    """X as `validate_data` takes it: a tensor that numpy has no place or no dtype for stays one."""
+    if isinstance(X, Tensor) and (X.device.type != "cpu" or X.dtype in HALF):
+        check_readable(X, "X")
+        return X.detach()
+    return on_host(X, of="X")
+
+
+def _refuse_missing_words(y: Any) -> None:
+    """Missing strings of pandas' nullable dtype, which scikit-learn's check stumbles over."""
+    if isinstance(getattr(y, "dtype", None), pd.StringDtype) and y.isna().any():
+        raise ValueError("Input y contains NA; drop the rows without a label.")
+
+
+def _check_tensor(estimator: BaseEstimator, X: Tensor, reset: bool, defer_finite: bool) -> None:
+    """What `validate_data` checks, for a tensor that stays one."""
+    if X.ndim != 2:
+        raise ValueError(f"Expected 2D array, got {X.ndim}D tensor of shape {tuple(X.shape)} instead.")
+    if X.is_complex():
+        raise ValueError(f"Complex data not supported: X is a tensor of {X.dtype}.")
+    if 0 in X.shape:
+        raise ValueError(
+            f"Found a tensor of shape {tuple(X.shape)} while a minimum of 1 row and 1 feature is required."
+        )
+    if not defer_finite:
+        check_finite(estimator, X)
+    check_feature_names(estimator, X, reset=reset)
+    check_n_features(estimator, X, reset=reset)
+
+
+def _canonical(X: Features) -> Features:
+    """Floats; CSR as `csr_array` with indices in range, which may hold an entry in several parts."""
+    if isinstance(X, Tensor):
+        kept = (torch.float32, torch.float64, *HALF)
+        return X if X.dtype in kept else X.to(float_dtype(X, X.device))
+    if not scipy.sparse.issparse(X):
+        return X
+    X = scipy.sparse.csr_array(X)
+    X.check_format(full_check=True)
+    return X

@@ -1,0 +1,85 @@
+"""Parameters that contradict each other, or that the solver in use would not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from numbers import Integral
+from typing import Any
+
+from torch_logreg._checks.compat import (
+    constraints_of,
+    validate_parameter_constraints,
+)
+from torch_logreg._checks.containers import refusing_huge_integers
+from torch_logreg._losses.criteria import is_cross_entropy
+
+ELSEWHERE = ("liblinear", "sag", "saga")  # of LogisticRegression, and not here
+OF_SGD = {
+    "learning_rate": "auto",
+    "momentum": 0.0,
+    "nesterov": False,
+    "batch_size": "auto",
+    "lr_schedule": None,
+    "module": None,
+}
+
+
+def check_solver_exists(solver: Any, solvers: Iterable[str]) -> None:
+    """Raise for a solver that only LogisticRegression has."""
+    if solver in ELSEWHERE:
+        raise ValueError(
+            f"solver={solver!r} of LogisticRegression does not exist here; use solver='auto', which "
+            f"solves the same problem, or one of {sorted(solvers)}."
+        )
+
+
+def check_all_are_read(estimator: Any, solver: str) -> None:
+    """Raise for a parameter that `solver` would ignore, set to other than its default."""
+    if solver != "sgd":
+        for name, default in OF_SGD.items():
+            value = getattr(estimator, name)
+            if value is not default and value != default:
+                raise ValueError(
+                    f"{name}={value!r} is not read by solver={solver!r}; use solver='sgd', or leave {name} "
+                    "at its default."
+                )
+        _check_is_cross_entropy(estimator.criterion, solver)
+        return
+    if estimator.learning_rate == "auto":
+        for name in ("momentum", "lr_schedule"):
+            if getattr(estimator, name):
+                raise ValueError(
+                    f"{name}={getattr(estimator, name)!r} is not read with learning_rate='auto', which "
+                    "searches for the length of each step; set learning_rate to a number."
+                )
+    if not estimator.fit_intercept and (estimator.module is not None or estimator.criterion is not None):
+        raise ValueError(
+            "fit_intercept=False is not read with a module or a criterion; build the module without "
+            "biases, such as nn.Linear(n_features, n_outputs, bias=False)."
+        )
+    if estimator.nesterov and not estimator.momentum:
+        raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9, and it is 0.")
+
+
+def _check_is_cross_entropy(criterion: Any, solver: str) -> None:
+    if not is_cross_entropy(criterion):
+        raise ValueError(
+            f"criterion={criterion!r} is not read by solver={solver!r}, which minimises the cross-entropy of "
+            "each row; use solver='sgd', or criterion=None, nn.BCEWithLogitsLoss() or nn.CrossEntropyLoss(), "
+            "which may have weights of classes but no weight of elements, label_smoothing or ignore_index."
+        )
+
+
+NUMBERS = ("C", "learning_rate", "tol")  # parameters that are computed with as floats
+
+
+def check_parameters(estimator: Any, defaults: Mapping[str, Any]) -> None:
+    """`_validate_params`, which takes as long as all other checks of a small fit, without the defaults."""
+    constraints = constraints_of(estimator)
+    values = {name: getattr(estimator, name) for name in sorted(constraints)}
+    given = {name: value for name, value in values.items() if value is not defaults.get(name, constraints)}
+    validate_parameter_constraints(constraints, given, caller_name=type(estimator).__name__)
+    for name in NUMBERS:
+        if isinstance(given.get(name), Integral):  # in Python they may be of any size
+            with refusing_huge_integers(name):
+                float(given[name])

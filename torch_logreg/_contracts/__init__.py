@@ -1,0 +1,1 @@
+"""Contracts: rows, objectives and solvers, as the other wings know each other."""

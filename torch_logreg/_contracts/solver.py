@@ -1,0 +1,79 @@
+"""The contract `Solver`: what it tells while it runs, and what it leaves."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from torch_logreg._contracts.objective import Objective
+
+
+class Iteration(NamedTuple):
+    """What one update of the weights looked like; every array is (P,)."""
+
+    number: int  # from 0
+    objective: np.ndarray  # F before the update
+    gradient_norm: np.ndarray  # max |gradient| before the update
+    step: np.ndarray  # 1 is the whole step
+    rows_read: int  # so far, by every pass for whatever purpose
+    w: Tensor  # (P, n_parameters) after the update
+    done: np.ndarray  # bool, whether this was the last update
+
+
+class Solution(NamedTuple):
+    """Where a solver stopped, and why; every array is (P,)."""
+
+    w: Tensor  # (P, n_parameters)
+    objective: np.ndarray
+    gradient_norm: np.ndarray
+    n_iter: np.ndarray
+    reasons: list[str]  # a key of REASONS, or "converged"
+
+
+Callback = Callable[[Iteration], bool]
+
+# Programs tell warnings of an unfinished fit by these words, which are scikit-learn's.
+FAILED = "{solver} failed to converge"
+MORE_ITERATIONS = "Increase the number of iterations to improve the convergence (max_iter={max_iter})"
+
+REASONS = {
+    "max_iter": "it reached max_iter={max_iter}",
+    "precision": (
+        "no step decreases the objective any more at {dtype} precision; "
+        "use float64 data, or a larger tol if this accuracy is enough"
+    ),
+    "rounding": (
+        "columns far from 0 for what they vary leave too few digits of {dtype} to the predictions; "
+        "use float64 data, or subtract the means of the columns"
+    ),
+    "collinear": (
+        "some columns are so nearly combinations of others that {dtype} cannot tell them apart, and yet it "
+        "matters; subtract the means of columns far from 0, or leave some out"
+    ),
+    "underflow": (
+        "columns of values below 1e-150 were left out, for their squares are 0; multiply them by a power of "
+        "ten"
+    ),
+    "separation": (
+        "the classes can be separated perfectly, so with no penalty, or next to none, the coefficients "
+        "grow for ever; use a smaller, finite C"
+    ),
+}
+
+
+class Solver(ABC):
+    """A frozen dataclass: hyper-parameters in, `minimize` out."""
+
+    max_iter: int
+    tol: float | None  # None: exactly max_iter updates
+
+    @abstractmethod
+    def minimize(self, objective: Objective, w: Tensor, callback: Callback) -> Solution:
+        """Minimise `objective` from `w`, calling `callback` after every update.
+
+        A callback that returns True stops the solver.
+        """

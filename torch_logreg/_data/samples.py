@@ -1,0 +1,71 @@
+"""Samples of other rows: read anew at each use, or held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from torch_logreg._contracts.rows import Block, Rows, Sample
+
+
+class SampledRows(Rows):
+    """A sample of other rows, gathered anew for each pass, a few at a time: it takes no memory."""
+
+    STEP = 2**8
+
+    def __init__(self, rows: Rows, sample: Sample, size: int) -> None:
+        self._rows, self._sample, self._size = rows, sample, size
+        self.n_rows, self.n_features = len(sample.key), rows.n_features
+        self.dtype, self.device = rows.dtype, rows.device
+
+    def blocks(self) -> Iterator[Block]:
+        for first in range(0, self.n_rows, self.STEP):
+            part = slice(first, first + self.STEP)
+            block = self._sample.gather(part)
+            self._rows.rows_read += len(block.target)
+            yield block._replace(weights=self._sample.weights(part, self._size))
+
+    def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
+        raise NotImplementedError
+
+    def total(self, partial: Tensor) -> Tensor:
+        return self._rows.total(partial)
+
+    def weight_sum(self, dtype: torch.dtype) -> Tensor:
+        return self.total(self._sample.weights(slice(None), self._size).sum(dim=1, dtype=dtype))
+
+    def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:
+        raise NotImplementedError
+
+    def check_finite(self, found: Tensor) -> None:
+        self._rows.check_finite(found)
+
+
+class HeldRows(Rows):
+    """A block that was gathered from other rows, with weights of its own."""
+
+    def __init__(self, rows: Rows, block: Block) -> None:
+        self._rows, self._block = rows, block
+        self.n_rows, self.n_features = len(block.target), rows.n_features
+        self.dtype, self.device = rows.dtype, rows.device
+
+    def blocks(self) -> Iterator[Block]:
+        self._rows.rows_read += self.n_rows
+        yield self._block
+
+    def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
+        raise NotImplementedError
+
+    def total(self, partial: Tensor) -> Tensor:
+        return self._rows.total(partial)
+
+    def weight_sum(self, dtype: torch.dtype) -> Tensor:
+        return self.total(self._block.weights.sum(dim=1, dtype=dtype))
+
+    def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:
+        raise NotImplementedError
+
+    def check_finite(self, found: Tensor) -> None:
+        self._rows.check_finite(found)

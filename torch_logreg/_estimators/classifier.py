@@ -1,0 +1,824 @@
+"""The estimator."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from torch_logreg._checks.compat import CallbackSupportMixin, Interval, StrOptions, with_callbacks
+from torch_logreg._checks.containers import on_host
+from torch_logreg._checks.data import TrainingData, check_finite, check_fit, check_predict, weigh_classes
+from torch_logreg._checks.parameters import check_all_are_read, check_parameters, check_solver_exists
+from torch_logreg._checks.ported import ADVICE, Advice, advising, refusal
+from torch_logreg._checks.start import Initial
+from torch_logreg._checks.weights import one_a_row
+from torch_logreg._contracts.solver import FAILED, MORE_ITERATIONS, REASONS, Iteration, Solver
+from torch_logreg._data.tensors import numpy_dtype, to_tensor
+from torch_logreg._estimators.callbacks import HISTORY, Forward, Recorder, scaled
+from torch_logreg._fit.linear import Method, linear_problem, work_of
+from torch_logreg._fit.module import module_problem
+from torch_logreg._fit.predictor import Output, linear_predictions, module_predictions
+from torch_logreg._fit.present import Present, forget_absent
+from torch_logreg._fit.problem import Problem
+from torch_logreg._inspection import Separation, separation_of
+from torch_logreg._losses.criteria import is_cross_entropy, weights_of_classes
+from torch_logreg._losses.links import LINKS, codes_of
+from torch_logreg._modules.copies import copied, picklable, unpickled
+from torch_logreg._runtime.devices import resolve_device
+from torch_logreg._runtime.out_of_memory import saying_what_to_do
+from torch_logreg._runtime.random import RandomStream
+from torch_logreg._runtime.surroundings import undisturbed, with_plain_defaults
+from torch_logreg._runtime.threads import one_thread_for, safe_after_fork
+from torch_logreg._selection.holdout import EarlyStopping, split
+from torch_logreg._solvers.registry import SOLVERS
+
+READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "lr_schedule")
+LARGEST_TOL = 1e100  # whose square, times an objective, is finite
+SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
+
+OF_FIT = ("_history", "_module", "_link")
+
+
+def _fitted(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an estimator's attributes `fit` has set."""
+    return {name: value for name, value in state.items() if name.endswith("_") or name in OF_FIT}
+
+
+def _has_coefficients(estimator: TorchLogisticClassifier) -> bool:
+    return estimator.module is None
+
+
+class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+    r"""Logistic regression trained with torch, a drop-in for scikit-learn's ``LogisticRegression``.
+
+    Minimises, over the coefficients and the intercept (or the parameters of a `module`),
+
+    ``C * sum_i s_i * loss_i + 1/2 * |coef|²``
+
+    with ``s_i`` the product of sample and class weight and ``loss_i`` the binary cross-entropy, or for
+    more than two classes the softmax cross-entropy, of row i. The intercept is not penalised.
+
+    The columns are centred and scaled inside, by a change of variables that leaves the problem as it is:
+    raw columns of any unit need no scaler in front.
+
+    Parameters
+    ----------
+    C : float, default=1.0
+        Inverse of the strength of the penalty, above 0. ``np.inf`` is no penalty.
+
+    fit_intercept : bool, default=True
+        Whether to fit an intercept. Without one the columns are not centred either.
+
+    class_weight : dict or "balanced", default=None
+        Weights of the classes, not negative, which multiply `sample_weight`. "balanced" gives each class that
+        has weight the same total. None gives each the weight 1.
+
+    module : nn.Module, callable or ModuleSpec, default=None
+        What is trained. None: the linear model. An instance is copied and never changed; a callable that is
+        no class is called with ``(n_features, n_outputs)`` and returns a module; a `ModuleSpec` is such a
+        callable with settings that a grid search can set. A class of modules raises. The module gives one
+        output a row for two classes, or one a class. The penalty is on its trainable weights, not on biases
+        nor on norm layers.
+
+    criterion : loss of torch.nn or callable, default=None
+        None: binary cross-entropy of one logit, softmax cross-entropy of several. An instance or a
+        class. ``nn.BCELoss`` says that the module gives probabilities, ``nn.NLLLoss`` log-probabilities,
+        any other that it gives logits. It is evaluated row by row and weighted with ``s_i``.
+        Of the linear model ``nn.BCEWithLogitsLoss`` and ``nn.CrossEntropyLoss`` are the same as None, with
+        `pos_weight` and `weight` of classes as factors of ``s_i``, except with "sgd"; any other loss, a
+        `weight` of ``nn.BCEWithLogitsLoss``, `label_smoothing` and an `ignore_index` of 0 or more need "sgd".
+
+    solver : str, default="auto"
+        "auto"
+            "sgd" if `learning_rate` is a number, or a `module` or a `criterion` that needs it is given, else
+            "natural-sgd".
+        "natural-sgd"
+            Natural-gradient descent: the Fisher matrix is the metric. On small data each step takes all rows,
+            which makes it a damped Newton step. On large data the first steps are on random samples of
+            the rows that grow; passes over all rows then finish in the metric of the last sample,
+            corrected by what the steps show of the curvature.
+        "newton-cholesky", "newton-cg"
+            Damped Newton steps on all rows, by a Cholesky factorisation or by conjugate gradients.
+        "lbfgs"
+            Limited-memory BFGS.
+        "sgd"
+            ``torch.optim.SGD``, on the columns as they are, or with ``learning_rate="auto"`` a line search
+            (for the linear model, on scaled columns).
+
+    learning_rate : float or "auto", default="auto"
+        Step length of ``solver="sgd"``, as in ``torch.optim.SGD``, for the objective divided by
+        ``C * sum(s)``. "auto" chooses it by a line search.
+
+    momentum : float, default=0.0
+        Of "sgd" with a number for `learning_rate`; at least 0, below 1.
+
+    nesterov : bool, default=False
+        Nesterov's form of the momentum.
+
+    batch_size : int, "auto" or None, default="auto"
+        Rows in a minibatch of "sgd". None: all. "auto": for the linear model all up to 10 000 rows, else
+        256; for a module 200. Sums over a short last batch are divided by `batch_size` too.
+
+    lr_schedule : callable, default=None
+        Takes the optimizer and returns a scheduler of ``torch.optim.lr_scheduler``, stepped each epoch.
+
+    max_iter : int, default=100
+        Most updates of the weights, or epochs of "sgd".
+
+    tol : float or None, default=1e-4
+        The fit has converged once max \|gradient\| of the objective divided by ``C * sum(s)``, in
+        the scaled columns, is at most `tol` and the predicted relative decrease of the
+        objective at most ``tol**2`` (or 4 units of rounding, if that is more). The update at which this
+        is found is still taken. "sgd" looks at the gradient alone, once an epoch. None: exactly
+        `max_iter` updates, without a warning.
+
+    early_stopping : bool, default=False
+        Whether to keep rows aside, stop once they are predicted no better, and return the best weights.
+
+    validation_fraction : float, default=0.1
+        The fraction of rows kept aside, classes in equal parts.
+
+    n_iter_no_change : int, default=5
+        Updates in a row without a better validation accuracy after which `early_stopping` stops.
+
+    device : str, torch.device or None, default=None
+        Where to compute. None: where X is, the CPU for all but tensors. "auto": the accelerator of this
+        machine if it has one, else the CPU. Otherwise a name such as "cuda", "cuda:1", "mps", "xpu", "cpu".
+
+    warm_start : bool, default=False
+        Whether `fit` starts from the coefficients of the fit before; its `coef_init` and `intercept_init`
+        come first.
+
+    random_state : int, RandomState instance or None, default=None
+        Seeds the order of minibatches, the construction and random layers of a module, and the split of
+        `early_stopping`. None is a new seed each time. Also seeds the samples of "natural-sgd", on which the
+        result depends no more than `tol` allows; None draws the same ones each time. Global generators are
+        never touched.
+
+    verbose : int, default=0
+        Above 0 prints a line an iteration.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+        Coefficients, float32 if X was, else float64. A user may assign them; `sparsify` makes them sparse.
+
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+        Intercepts, 0 without `fit_intercept`.
+
+    classes_ : ndarray of shape (n_classes,)
+        The class labels, sorted.
+
+    n_features_in_ : int
+        Number of columns of X in `fit`.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the columns, if X had names that are all strings.
+
+    n_iter_ : ndarray of shape (1,), int32
+        Updates of the weights made.
+
+    solver_ : str
+        The solver that ran.
+
+    converged_ : bool
+        Whether the stopping rule was met. Only then is the result claimed to be the optimum.
+
+    stop_reason_ : str
+        "converged", "max_iter", "precision" (no step decreases the objective any more in this dtype),
+        "rounding" (a column's mean is so large for its spread that float32 cannot tell its values apart: use
+        float64, or subtract the mean), "collinear" (some columns are almost exact combinations of others, and
+        the answer depends on a difference that float64 cannot hold: drop one, or lower C), "underflow"
+        (values below 1e-150 were left out, as their squares are 0: multiply those columns), "early_stopping",
+        "separation" (C is infinite, or as good as, and the classes can be separated, completely or in part)
+        or "callback".
+
+    objective_ : float
+        The objective above at the end (with C taken as 1 where it is infinite); infinite where `C` times the
+        weights is so large that it overflows.
+
+    loss_curve_ : ndarray of shape (n_iter,)
+        The objective divided by ``C * sum(s)``, before each update. While "natural-sgd" is on a sample of
+        the rows, which ``rows_read`` of `history_` tells, it is an estimate from these.
+
+    history_ : pandas.DataFrame
+        One row an update: ``objective``, ``gradient_norm``, ``rows_read``, ``step``, ``seconds``.
+
+    validation_scores_ : ndarray of shape (n_iter,) or None
+        The accuracy on the rows kept aside after each update; None without `early_stopping`.
+
+    module_ : torch.nn.Module
+        The trained module. For the linear model an ``nn.Linear`` that gives raw predictions, made from
+        `coef_` and `intercept_` at each access; other modules have no `coef_` and `intercept_`.
+
+    See Also
+    --------
+    sklearn.linear_model.LogisticRegression : What this stands in for.
+
+    References
+    ----------
+    Amari (1998), Natural gradient works efficiently in learning, Neural Computation 10(2).
+
+    Byrd, Chin, Nocedal, Wu (2012), Sample size selection in optimization methods for machine learning,
+    Mathematical Programming 134.
+
+    Liu, Nocedal (1989), On the limited memory BFGS method, Mathematical Programming 45.
+
+    Vaswani, Mishkin, Laradji, Schmidt, Gidel, Lacoste-Julien (2019), Painless stochastic gradient:
+    interpolation, line-search, and convergence rates, NeurIPS 32.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from torch_logreg import TorchLogisticClassifier
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> clf = TorchLogisticClassifier().fit(X, y)
+    >>> clf.converged_
+    True
+    >>> round(clf.score(X, y), 3)
+    0.958
+    """
+
+    _advice: ClassVar[Advice] = ADVICE
+
+    _parameter_constraints: dict = {
+        "C": [Interval(Real, 0, None, closed="right")],
+        "fit_intercept": ["boolean"],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "solver": [StrOptions({"auto", *SOLVERS})],
+        "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "nesterov": ["boolean"],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
+        "lr_schedule": [callable, None],
+        "module": [callable, None],
+        "criterion": [callable, None],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, torch.device, None],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    @advising(ADVICE)
+    def __init__(
+        self,
+        *,
+        C: float = 1.0,
+        fit_intercept: bool = True,
+        class_weight: dict | str | None = None,
+        module: nn.Module | Callable[[int, int], nn.Module] | None = None,
+        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        solver: str = "auto",
+        learning_rate: float | str = "auto",
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        batch_size: int | str | None = "auto",
+        lr_schedule: Callable[[torch.optim.Optimizer], Any] | None = None,
+        max_iter: int = 100,
+        tol: float | None = 1e-4,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        device: str | torch.device | None = None,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.C = C
+        self.fit_intercept = fit_intercept
+        self.class_weight = class_weight
+        self.module = module
+        self.criterion = criterion
+        self.solver = solver
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.batch_size = batch_size
+        self.lr_schedule = lr_schedule
+        self.max_iter = max_iter
+        self.tol = tol
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.device = device
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @with_callbacks
+    def fit(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        coef_init: ArrayLike | None = None,
+        intercept_init: ArrayLike | None = None,
+    ) -> Self:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
+            Training rows. Sparse input is computed with as CSR and never made dense as a whole.
+
+        y : array-like of shape (n_samples,)
+            Class labels: numbers, strings, booleans or categories, of two or more classes.
+
+        sample_weight : array-like of shape (n_samples,) or float, default=None
+            Weights of the rows, not negative; 1 each by default. A weight of 2 is the row twice, a
+            weight of 0 is no such row, but that a class stays in `classes_` if all of its rows weigh nothing.
+            Then it is not predicted, unless ``fit_intercept=False`` gives it an optimum.
+
+        coef_init : array-like of shape (1, n_features) or (n_classes, n_features), default=None
+            Coefficients to start from, for two classes also of shape (n_features,). They change how long the
+            fit takes, and not the optimum. None: those of the fit before with `warm_start`, else 0.
+
+        intercept_init : array-like of shape (1,) or (n_classes,), default=None
+            Intercepts to start from, likewise.
+
+        Returns
+        -------
+        self : TorchLogisticClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            For parameters or data that cannot be fitted; the message says what was got and what is
+            needed. An earlier fit is then still there, unchanged.
+        TypeError
+            For data of a type that cannot be read.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the fit ended before the stopping rule was met, with the reason; not where a `module` was
+            trained for `max_iter` epochs.
+        """
+        self._check_parameters()
+        initial = Initial.of(coef_init, intercept_init, self._is_module())
+        with self._guarded(X), torch.inference_mode(False), torch.no_grad():
+            # Of rows that early stopping keeps, no sum over the rows to train on would tell.
+            whole = self._solver_name() != "sgd" and not self.early_stopping
+            defer_finite = whole and not self._is_module()
+            data = self._with_weights_of_criterion(
+                check_fit(self, X, y, sample_weight, self.class_weight, defer_finite)
+            )
+            metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+            forward = Forward(self, X, y, metadata)
+            work = np.inf if self._is_module() else work_of(data)
+            device = resolve_device(self.device, data.X)
+            defaults = with_plain_defaults(device) if self._is_module() else nullcontext()
+            with undisturbed(device), defaults, self._without_autograd(data), one_thread_for(work):
+                fitted = self._solve(data, forward, initial)
+            separated = self._separation(data, fitted)
+            for name in ("coef_", "intercept_", "_module", "_link"):
+                self.__dict__.pop(name, None)  # of a fit with or without a module, before this one
+            self.__dict__.update(fitted)
+            forward.close()
+        # Hardly any network is trained until its gradient vanishes.
+        as_asked = self.tol is None or (self.module is not None and self.stop_reason_ == "max_iter")
+        if self.stop_reason_ in REASONS and not as_asked:
+            self._warn_not_converged(separated)
+        return self
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters of this estimator, or of a `ModuleSpec` in it as ``module__hidden``.
+
+        Parameters
+        ----------
+        **params : dict
+            New values by name.
+
+        Returns
+        -------
+        self : TorchLogisticClassifier
+            The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            For a name that is no parameter; for one of LogisticRegression with what to write instead.
+        """
+        own = self.get_params(deep=False)  # a subclass may have one of LogisticRegression's names
+        foreign = {name: value for name, value in params.items() if name not in own}
+        if (message := refusal(self, foreign, self._advice)) is not None:
+            raise ValueError(message)
+        return super().set_params(**params)
+
+    def _check_parameters(self) -> None:
+        check_solver_exists(self.solver, SOLVERS)
+        check_parameters(self, DEFAULTS)
+        check_all_are_read(self, self._solver_name())
+
+    def _solver_name(self) -> str:
+        if self.solver != "auto":
+            return self.solver
+        plain = self.learning_rate != "auto" or self.module is not None
+        return "sgd" if plain or not is_cross_entropy(self.criterion) else "natural-sgd"
+
+    def _is_module(self) -> bool:
+        """Whether losses are the criterion's own: all solvers but "sgd" minimise the cross-entropy."""
+        return self.module is not None or (self.criterion is not None and self._solver_name() == "sgd")
+
+    def _with_weights_of_criterion(self, data: TrainingData) -> TrainingData:
+        if self.criterion is None or self._is_module():
+            return data
+        of_class = weights_of_classes(self.criterion, data.classes)
+        return data if of_class is None else weigh_classes(data, of_class)
+
+    def _without_autograd(self, data: TrainingData) -> AbstractContextManager[Any]:
+        """Inference mode where it works and nothing needs a gradient by autograd.
+
+        `no_grad` alone leaves bookkeeping that a small fit has to wait for.
+        """
+        closed_form = self._solver_name() != "sgd" and not self._is_module()
+        works = closed_form and resolve_device(self.device, data.X).type in ("cpu", "cuda")
+        return torch.inference_mode() if works else nullcontext()
+
+    @contextmanager
+    def _guarded(self, X: Any) -> Iterator[None]:
+        """What every fit runs in."""
+        with self._keeping_fit_on_error(), saying_what_to_do(X, self.device), safe_after_fork():
+            # As numpy has them: an underflow is no error, whatever the caller has set.
+            with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+                yield
+
+    @contextmanager
+    def _keeping_fit_on_error(self) -> Iterator[None]:
+        """Put fitted attributes back as they were if anything, an interrupt included, ends `fit` early."""
+        earlier = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            for name in _fitted(vars(self)):
+                delattr(self, name)
+            self.__dict__.update(_fitted(earlier))
+            raise
+
+    def _solve(self, data: TrainingData, forward: Forward, initial: Initial) -> dict[str, Any]:
+        """The fitted attributes."""
+        present = Present.of(data, bool(self.fit_intercept))
+        if len(present.index) == 1 and not self._is_module():
+            return self._constant(data, present)
+        seed, kept = self._seed(), None
+        if self.early_stopping:
+            data, kept = split(data, self.validation_fraction, seed)
+        problem = self._problem(data, seed, initial)
+        classes = {"classes_": data.classes}
+        C = float(self.C)
+        factor = problem.weight_sum * (C if np.isfinite(C) else 1.0)
+        accuracy = self._accuracy(problem, data) if self.verbose else None
+        recorder = Recorder(
+            int(self.verbose), lambda w: {**classes, **problem.attributes(w)}, forward, accuracy
+        )
+        early = None if kept is None else EarlyStopping(problem, kept, self.n_iter_no_change)
+
+        def callback(iteration: Iteration) -> bool:
+            stop = recorder(iteration)
+            return bool(early is not None and early(iteration.w)) or stop
+
+        solution = self._make_solver(problem, seed).minimize(problem.objective, problem.start, callback)
+        w, reason = solution.w, solution.reasons[0]
+        if early is not None:
+            w = problem.restore(early.best)
+            reason = "early_stopping" if early.stopped else reason
+        if reason == "converged":
+            reason = problem.doubt(w) or reason
+        history = recorder.history()
+        return classes | {
+            **problem.attributes(problem.final(w)),
+            "n_iter_": solution.n_iter,
+            "solver_": self._solver_name(),
+            "converged_": reason == "converged" and early is None,  # the best weights need not be the last
+            "stop_reason_": reason,
+            "objective_": float(problem.objective.value(w)[0] if early else solution.objective[0]) * factor,
+            "loss_curve_": history["objective"],
+            "validation_scores_": None if early is None else np.array(early.scores),
+            "_history": scaled(history, factor),
+        }
+
+    def _tol(self) -> float | None:
+        """The number to stop at; any step meets a larger one than `LARGEST_TOL` too."""
+        return None if self.tol is None else min(float(self.tol), LARGEST_TOL)
+
+    def _constant(self, data: TrainingData, present: Present) -> dict[str, Any]:
+        """The fitted attributes where one class alone has weight: nothing is left to be solved."""
+        check_finite(self, data.X)
+        dtype = numpy_dtype(data.X, resolve_device(self.device, data.X))
+        coef, intercept = present.constant(data.X.shape[1])
+        history: dict[str, np.ndarray] = {name: np.zeros(0) for name in HISTORY}
+        return {
+            "classes_": data.classes,
+            "coef_": coef.astype(dtype),
+            "intercept_": intercept.astype(dtype),
+            "n_iter_": np.zeros(1, dtype=np.int32),
+            "solver_": self._solver_name(),
+            "converged_": not self.early_stopping,
+            "stop_reason_": "converged",
+            "objective_": 0.0,
+            "loss_curve_": history["objective"],
+            "validation_scores_": np.zeros(0) if self.early_stopping else None,
+            "_history": history,
+        }
+
+    def _seed(self) -> int:
+        """For torch's generators. None is a new one each time, which touches no global generator."""
+        given: Any = self.random_state
+        if self._solver_name() != "sgd" and not self.early_stopping:
+            return 0  # nothing is drawn, from a RandomState of the caller's neither
+        if isinstance(given, Integral):
+            return int(given)
+        source = np.random.RandomState() if given is None else given
+        return int(source.randint(2**31 - 1))
+
+    def _sampling_seed(self) -> int:
+        """For samples of the rows, which change nothing beyond `tol`: None is always the same."""
+        given: Any = self.random_state
+        if given is None or isinstance(given, Integral):
+            return int(given or 0)
+        return int(given.randint(2**31 - 1))
+
+    def _make_solver(self, problem: Problem, seed: int) -> Solver:
+        settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": self._tol()}
+        if self._solver_name() == "sgd":
+            batch_size: Any = self.batch_size
+            if batch_size == "auto":
+                small = problem.objective.rows.n_rows <= SMALL_ROWS
+                batch_size = MODULE_BATCH_ROWS if self._is_module() else None if small else BATCH_ROWS
+            settings |= {name: getattr(self, name) for name in READ_BY_SGD}
+            settings |= {"batch_size": batch_size, "seed": seed}
+        return SOLVERS[self._solver_name()](**settings)
+
+    def _problem(self, data: TrainingData, seed: int, initial: Initial) -> Problem:
+        device, C = resolve_device(self.device, data.X), float(self.C)
+        earlier = self.warm_start and "classes_" in vars(self)
+        if self._is_module():
+            trained = self.module_ if earlier else None
+            return module_problem(data, device, C, self.module, self.criterion, seed, trained)
+        warm = None
+        if earlier and "coef_" in vars(self):
+            coef = self._dense_coef()
+            warm = (coef, forget_absent(coef, np.asarray(self.intercept_)))
+        intercept, name = bool(self.fit_intercept), self._solver_name()
+        method: Method = "growing" if name == "natural-sgd" else "full"
+        if name == "sgd":
+            method = "line search" if self.learning_rate == "auto" else "sgd"
+        start, check = initial.coefficients(data, intercept, warm), partial(check_finite, self, data.X)
+        return linear_problem(data, device, C, intercept, start, method, self._sampling_seed, check)
+
+    @staticmethod
+    def _accuracy(problem: Problem, data: TrainingData) -> Callable[[Tensor], float]:
+        return EarlyStopping(problem, data, n_iter_no_change=1).score
+
+    def _separation(self, data: TrainingData, fitted: dict[str, Any]) -> Separation | None:
+        """What separates the classes of a fit without a penalty, which then has not converged."""
+        tol = self._tol()
+        if np.isfinite(float(self.C)) or self._is_module() or self.early_stopping or tol is None:
+            return None
+        return separation_of(data, fitted, bool(self.fit_intercept), tol)
+
+    def _warn_not_converged(self, separated: Separation | None) -> None:
+        dtype = self.coef_.dtype if "coef_" in vars(self) else next(self._module.parameters()).dtype
+        reason = REASONS[self.stop_reason_].format(max_iter=self.max_iter, dtype=dtype)
+        if self.stop_reason_ == "max_iter":
+            reason += ". " + MORE_ITERATIONS.format(max_iter=self.max_iter)
+            if dtype == np.float32 and self.solver_ != "sgd":
+                reason += ", or use float64 data where that does not help"
+        if separated is not None:
+            reason = separated.describe(vars(self).get("feature_names_in_"))
+        failed = FAILED.format(solver=self.solver_)
+        warnings.warn(
+            f"{failed} after {int(self.n_iter_[0])} iteration(s): {reason}.",
+            ConvergenceWarning,
+            stacklevel=4,  # the line that called `fit`, through `with_callbacks`
+        )
+
+    # ---- predictions ----
+
+    def _dense_coef(self) -> np.ndarray:
+        coef: Any = self.coef_
+        return coef.toarray() if scipy.sparse.issparse(coef) else coef
+
+    def _predictions(self, X: Any, output: Output) -> np.ndarray:
+        """`output` of the raw predictions, as (n_rows, _)."""
+        with saying_what_to_do(X, self.device), safe_after_fork():
+            return self._predicted(X, output)
+
+    def _predicted(self, X: Any, output: Output) -> np.ndarray:
+        linear = "coef_" in vars(self)
+        if not linear:  # to look for other fitted attributes takes a tenth of predicting one row
+            check_is_fitted(self)
+        features = check_predict(self, X, defer_finite=linear)
+        device = resolve_device(self.device, features)
+        if linear:
+            coef = self._dense_coef()
+            with undisturbed(device):
+                return linear_predictions(self, features, coef, self.intercept_, device, output)
+        with torch.inference_mode(False), torch.no_grad(), undisturbed(device):
+            n_outputs = len(self.classes_)
+            return module_predictions(features, self._module, LINKS[self._link], n_outputs, device, output)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Raw predictions: log odds for two classes, unnormalised log-probabilities for more.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
+            The rows to predict.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            ``X @ coef_.T + intercept_``. For two classes, above 0 is ``classes_[1]``.
+        """
+        scores = self._predictions(X, lambda link, z: link.decision(z))
+        return scores[:, 0] if scores.shape[1] == 1 else scores
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict class labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
+            The rows to predict.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            The most probable class of each row; of equals the first in `classes_`.
+        """
+        codes = self._predictions(X, lambda link, z: codes_of(link.decision(z))[None])
+        return self.classes_[codes[:, 0]]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict class probabilities.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
+            The rows to predict.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`. A small probability keeps its relative accuracy.
+        """
+        return self._predictions(X, lambda link, z: link.probability(z))
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Predict the logarithms of the class probabilities.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
+            The rows to predict.
+
+        Returns
+        -------
+        log_probabilities : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`. Finite wherever the decision function is, unlike the
+            logarithm of `predict_proba`.
+        """
+        return self._predictions(X, lambda link, z: link.log_probability(z))
+
+    def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Mean accuracy of the predicted labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
+            The rows to predict.
+
+        y : array-like of shape (n_samples,)
+            Their true labels.
+
+        sample_weight : array-like of shape (n_samples,) or float, default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        accuracy : float
+            The fraction, by weight, of the rows whose label is predicted.
+        """
+        y = on_host(y)
+        return super().score(X, y, sample_weight=one_a_row(sample_weight, y))
+
+    # ---- views of the fitted state ----
+
+    @property
+    def module_(self) -> nn.Module:
+        """The fitted model as a module, made from `coef_` and `intercept_` if it has these."""
+        check_is_fitted(self)
+        if "coef_" not in vars(self):
+            return self._module
+        coef = self._dense_coef()
+        dtype = torch.float32 if coef.dtype == np.float32 else torch.float64
+        device = torch.device("cpu") if self.device in (None, "auto") else torch.device(self.device)
+        with RandomStream(0, device).running():  # the constructor draws from the global generators
+            module = nn.Linear(coef.shape[1], coef.shape[0], device=device, dtype=dtype)
+        with torch.no_grad():
+            module.weight.copy_(to_tensor(coef, device, dtype))
+            module.bias.copy_(to_tensor(np.asarray(self.intercept_), device, dtype))
+        return module
+
+    @property
+    def history_(self) -> pd.DataFrame:
+        """What each update of the weights did: a DataFrame of one row an update.
+
+        ``objective`` and ``gradient_norm`` are those before the update, on the scales of `objective_` and
+        `tol`; ``rows_read`` and ``seconds`` count from the start of the fit; ``step`` is 1 for a whole step.
+        """
+        check_is_fitted(self)
+        return pd.DataFrame(self._history).astype({"rows_read": np.int64})
+
+    @available_if(_has_coefficients)
+    def densify(self) -> Self:
+        """Convert `coef_` to a dense array, which it is after `fit`.
+
+        Returns
+        -------
+        self : TorchLogisticClassifier
+            The fitted estimator.
+        """
+        check_is_fitted(self)
+        self.coef_ = self._dense_coef()
+        return self
+
+    @available_if(_has_coefficients)
+    def sparsify(self) -> Self:
+        """Convert `coef_` to a scipy CSR matrix, which is smaller where most of it is zero.
+
+        Returns
+        -------
+        self : TorchLogisticClassifier
+            The fitted estimator.
+        """
+        check_is_fitted(self)
+        self.coef_ = scipy.sparse.csr_matrix(self.coef_)
+        return self
+
+    def __sklearn_clone__(self) -> Self:
+        if not isinstance(self.module, nn.Module):
+            return super().__sklearn_clone__()
+        # `clone` makes a deep copy, which torch refuses of a module that keeps what it computed.
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__, module=None)
+        cloned = super(TorchLogisticClassifier, twin).__sklearn_clone__()
+        cloned.module = copied(self.module)
+        return cloned
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        for name, value in vars(self).items():
+            is_module = isinstance(value, nn.Module)
+            twin.__dict__[name] = copied(value) if is_module else copy.deepcopy(value, memo)
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        # Only names of devices are pickled: skops and others refuse any object of torch.
+        if isinstance(state.get("device"), torch.device):
+            state = {**state, "device": str(state["device"])}
+        if "_module" in state:  # which is one, and must be readable where there is no such device
+            state = {**state, "_module": picklable(copied(state["_module"]).cpu())}
+        if isinstance(state.get("module"), nn.Module):
+            state = {**state, "module": picklable(state["module"])}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        modules: dict[str, Any] = {
+            name: unpickled(state[name]) for name in ("module", "_module") if name in state
+        }
+        super().__setstate__({**state, **modules})
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+DEFAULTS = {name: p.default for name, p in inspect.signature(TorchLogisticClassifier).parameters.items()}

@@ -1,0 +1,101 @@
+"""Predictions, so few rows at a time that no more than the result is ever as long as X."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+from torch_logreg._checks.data import check_finite
+from torch_logreg._data.products import HALF, matmul, upcast_rows
+from torch_logreg._data.tensors import Features, all_dense, float_dtype, on_device, to_tensor
+from torch_logreg._losses.links import Link, LogitLink, class_major
+from torch_logreg._modules.predictor import ModulePredictor
+from torch_logreg._runtime.devices import supports_float64
+from torch_logreg._runtime.threads import one_thread_for
+
+# At most, in one chunk: what fits into the caches of a CPU, and what keeps an accelerator busy.
+CPU_ROWS, CPU_NUMBERS, ACCELERATOR_NUMBERS = 2**15, 2**20, 2**26
+LINEAR_LINK = LogitLink()
+
+Output: TypeAlias = Callable[[Link, Tensor], Tensor]  # of raw predictions (K, n): what is asked for, (_, n)
+
+
+def linear_predictions(
+    estimator: BaseEstimator,
+    X: Features,
+    coef: np.ndarray,
+    intercept: Any,
+    device: torch.device,
+    output: Output,
+) -> np.ndarray:
+    """`output` of ``coef @ X.T + intercept``. X need not be known to be finite.
+
+    NaN and infinity in a row are there in its raw predictions too, whatever the coefficients: that saves a
+    pass over X.
+    """
+    if coef.shape[1] != X.shape[1]:
+        raise ValueError(
+            f"coef_ has {coef.shape[1]} columns and X has {X.shape[1]}: they must have equally many."
+        )
+    dtype = float_dtype(X, device)
+    if dtype != torch.float64 and coef.dtype == np.float64 and supports_float64(device):
+        dtype = torch.float64
+    weight = to_tensor(coef, device, dtype)
+    bias = to_tensor(np.reshape(intercept, (-1, 1)), device, dtype)
+    finite = False
+
+    def of_chunk(rows: Features) -> Tensor:
+        nonlocal finite
+        z = matmul(on_device(rows, device, dtype), weight).add_(bias)
+        if not finite and not math.isfinite(z.sum().item()):
+            check_finite(estimator, X)
+            finite = True  # it was but an overflow, in the product or in the sum over rows
+        return output(LINEAR_LINK, z)
+
+    step = _chunk_rows(X, len(coef), device)
+    if min(X.shape[0], len(coef)) == 1:  # MKL makes small products with a vector on one thread by itself
+        return _by_chunks(X, step, of_chunk)
+    with one_thread_for(X.shape[0] * coef.size):
+        return _by_chunks(X, step, of_chunk)
+
+
+def module_predictions(
+    X: Features, module: nn.Module, link: Link, n_outputs: int, device: torch.device, output: Output
+) -> np.ndarray:
+    """`output` of what a module gives in eval mode, whatever mode a user of it has put it in."""
+    predictor, dtype = ModulePredictor(module, device), next(module.parameters()).dtype
+    # Rows are dense there, and may have many columns.
+    step = min(_chunk_rows(X, n_outputs, device), max(1, ACCELERATOR_NUMBERS // X.shape[1]))
+    if isinstance(X, Tensor) and X.dtype in HALF:
+        step = min(step, upcast_rows(X))
+
+    def of_chunk(rows: Features) -> Tensor:
+        outputs = predictor.outputs(all_dense(on_device(rows, device, dtype), dtype))
+        return output(link, class_major(outputs, rows.shape[0]))
+
+    return _by_chunks(X, step, of_chunk)
+
+
+def _chunk_rows(X: Features, n_outputs: int, device: torch.device) -> int:
+    if device.type == "cpu":
+        return min(CPU_ROWS, max(1, CPU_NUMBERS // n_outputs))
+    return max(1, ACCELERATOR_NUMBERS // (X.shape[1] + n_outputs))
+
+
+def _by_chunks(X: Features, step: int, of_chunk: Callable[[Features], Tensor]) -> np.ndarray:
+    """What `of_chunk` gives for `step` rows at a time, (_, n), as one (n_rows, _)."""
+    n_rows = X.shape[0]
+    if n_rows <= step:
+        return of_chunk(X).cpu().numpy().T
+    first = of_chunk(X[:step]).cpu().numpy()
+    result = np.empty((len(first), n_rows), dtype=first.dtype)
+    result[:, :step] = first
+    for start in range(step, n_rows, step):
+        result[:, start : start + step] = of_chunk(X[start : start + step]).cpu().numpy()
+    return result.T

@@ -1,0 +1,1 @@
+"""The objective of any module, and modules themselves."""

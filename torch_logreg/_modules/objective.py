@@ -1,0 +1,244 @@
+"""F of any module, its derivatives by autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torch_logreg._contracts.objective import Curvature, Objective
+from torch_logreg._contracts.rows import Block, Rows
+from torch_logreg._data.products import dense_rows
+from torch_logreg._losses.criteria import Criterion
+from torch_logreg._modules.build import penalised
+from torch_logreg._modules.copies import copied
+from torch_logreg._modules.probe import check_module, evaluate, forward
+from torch_logreg._runtime.compat import BATCH_NORM
+from torch_logreg._runtime.devices import supports_float64
+from torch_logreg._runtime.random import RandomStream
+
+PROBE_ROWS = 256  # looked at before training
+CHUNK_ROWS, CHUNK_NUMBERS = 2**14, 2**20  # at most, of rows and of numbers of X, in one forward pass
+
+
+class Snapshot(NamedTuple):
+    """All that training changes."""
+
+    w: Tensor  # (1, n_parameters)
+    buffers: dict[str, Tensor]
+
+
+class ModuleObjective(Objective):
+    """One problem: any `nn.Module`, any criterion, an L2 penalty on the weights.
+
+    With weights s and ``strength = 1 / (C * sum(s))``::
+
+        F(w) = sum_i s_i * loss(module(x_i), y_i) / sum_i s_i  +  strength / 2 * |penalised(w)|²
+
+    The coordinates w are the trainable parameters one after another. The module computes with them where
+    they are: each call makes its parameters views into the w given, so a w updated in place (by a torch
+    optimizer) needs no copy, and a w that a solver keeps is never written to.
+
+    F itself is that of eval mode, of minibatches that of train mode. Random layers draw from `stream`;
+    a layer that was in eval mode while the module was in train mode stays so (a frozen BatchNorm).
+
+    Parameters
+    ----------
+    rows : Rows
+        With class codes, int64, as the target.
+    module : nn.Module
+        Its own from now on; lazy layers are materialised.
+    criterion : Criterion
+    C : float
+    stream : RandomStream, default=None
+        None is one of seed 0.
+    """
+
+    n_problems = 1
+
+    def __init__(
+        self,
+        rows: Rows,
+        module: nn.Module,
+        criterion: Criterion,
+        C: float,
+        stream: RandomStream | None = None,
+    ) -> None:
+        self.rows, self.module, self.criterion = rows, module, criterion
+        criterion.to(rows.device, rows.dtype)
+        self.stream = RandomStream(0, rows.device) if stream is None else stream
+        self._drawn_from = self.stream.state
+        self._exact = torch.float64 if supports_float64(rows.device) else torch.float32
+        layers = list(module.modules())
+        self._always_eval = [layer for layer in layers if not layer.training] if module.training else []
+        self.weight_sum = rows.total(self._check_and_sum_weights())
+        self._batch_norms = [layer for layer in module.modules() if isinstance(layer, BATCH_NORM)]
+        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._parameters = list(named.values())
+        self.dtype = self._parameters[0].dtype
+        self.n_parameters = sum(p.numel() for p in self._parameters)
+        self.strength = 1 / (C * float(self.weight_sum))
+        chosen = penalised(module)
+        on = [
+            torch.full((p.numel(),), float(name in chosen), dtype=self.dtype, device=rows.device)
+            for name, p in named.items()
+        ]
+        self._penalised = torch.cat(on)  # (n_parameters,), 1 or 0
+        self._start = torch.cat([p.detach().reshape(-1) for p in self._parameters])[None]
+
+    def _check_and_sum_weights(self) -> Tensor:
+        sums: list[Tensor] = []
+        for block in self.rows.blocks():
+            if not sums:
+                with self.stream.running():
+                    check_module(self.module, self.criterion, dense_rows(block.X, 0, PROBE_ROWS))
+            sums.append(block.weights.sum(dim=1, dtype=self._exact))
+        return torch.stack(sums).sum(dim=0)  # (1,)
+
+    # ---- the module at some weights ----
+
+    def start(self) -> Tensor:
+        """The weights that the module came with, (1, n_parameters)."""
+        return self._start.clone()
+
+    def module_at(self, w: Tensor) -> nn.Module:
+        """A copy of the module with these weights, in memory of its own and in eval mode."""
+        self._load(w)
+        return copied(self.module).eval()
+
+    def snapshot(self, w: Tensor) -> Snapshot:
+        """A copy of `w` and of the buffers as they are now."""
+        return Snapshot(w.detach().clone(), self._buffers())
+
+    def restore(self, snapshot: Snapshot) -> Tensor:
+        """Put the buffers back and return the weights, both as they were."""
+        self._set_buffers(snapshot.buffers)
+        return snapshot.w.clone()
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+
+    @torch.no_grad()
+    def _set_buffers(self, buffers: dict[str, Tensor]) -> None:
+        for name, buffer in self.module.named_buffers():
+            if buffer.shape == buffers[name].shape:
+                buffer.copy_(buffers[name])
+            else:  # one that a forward pass replaces
+                layer, _, own = name.rpartition(".")
+                setattr(self.module.get_submodule(layer), own, buffers[name].clone())
+
+    def _load(self, w: Tensor) -> None:
+        flat, start = w.detach()[0], 0
+        for parameter in self._parameters:
+            parameter.data = flat[start : start + parameter.numel()].view(parameter.shape)
+            start += parameter.numel()
+
+    def _train(self, n_rows: int) -> None:
+        """Train mode for a batch of `n_rows` rows."""
+        self.module.train()
+        for layer in self._always_eval:
+            layer.training = False
+        if n_rows == 1:  # has no variance: the last batch of an epoch must not fail on that
+            for layer in self._batch_norms:
+                layer.training = False
+
+    # ---- F over all rows ----
+
+    def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        self._load(w)
+        value = torch.zeros((), dtype=self._exact, device=self.rows.device)
+        gradient = torch.zeros(self.n_parameters, dtype=self.dtype, device=self.rows.device)
+        self.module.eval()
+        with self.stream.running(), torch.enable_grad():
+            for X, codes, weights in self._chunks():
+                loss = self._loss(forward(self.module, X), codes, weights)
+                value += loss.detach()
+                gradient += self._gradient(loss)
+        return self._value(w, value, 1.0), self._penalise_gradient(w, gradient, 1.0)
+
+    @torch.no_grad()
+    def value(self, w: Tensor) -> Tensor:
+        """F (1,) alone."""
+        self._load(w)
+        value = torch.zeros((), dtype=self._exact, device=self.rows.device)
+        self.module.eval()
+        with self.stream.running():
+            for X, codes, weights in self._chunks():
+                value += self._loss(evaluate(self.module, X), codes, weights)
+        return self._value(w, value, 1.0)
+
+    def curvature(self, w: Tensor) -> Curvature:
+        raise ValueError(
+            "Only the linear model has its curvature in closed form; fit a module with solver='sgd'."
+        )
+
+    # ---- F estimated from a minibatch ----
+
+    def batch_value_and_gradient(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
+        """F and its gradient, estimated in train mode from a batch of nominally `n_nominal` rows.
+
+        Also a short last batch is divided by `n_nominal`: its mean would count each of its rows for more.
+        """
+        self._load(w)
+        self._train(len(block.target))
+        self._drawn_from = self.stream.state
+        factor = self.rows.n_rows / n_nominal
+        with self.stream.running(), torch.enable_grad():
+            outputs = forward(self.module, dense_rows(block.X, 0, len(block.target)))
+            loss = self._loss(outputs, block.target, block.weights[0])
+            gradient = self._gradient(loss)
+        return self._value(w, loss.detach(), factor), self._penalise_gradient(w, gradient, factor)
+
+    @torch.no_grad()
+    def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
+        """F at other weights by the same batch, as the last `batch_value_and_gradient` would estimate it.
+
+        Random layers draw once more what they drew then. Running statistics are put back after: a trial
+        of a line search is no training.
+        """
+        self._load(w)
+        self._train(len(block.target))
+        buffers = self._buffers()
+        try:
+            with self.stream.running(replay=self._drawn_from):
+                outputs = evaluate(self.module, dense_rows(block.X, 0, len(block.target)))
+                loss = self._loss(outputs, block.target, block.weights[0])
+        finally:
+            self._set_buffers(buffers)
+        return self._value(w, loss, self.rows.n_rows / n_nominal)
+
+    # ---- parts ----
+
+    def _chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Dense rows, class codes and weights, so few at a time that their activations fit in memory."""
+        step = min(CHUNK_ROWS, max(1, CHUNK_NUMBERS // self.rows.n_features))
+        for block in self.rows.blocks():
+            for start in range(0, len(block.target), step):
+                part = slice(start, start + step)
+                yield dense_rows(block.X, start, start + step), block.target[part], block.weights[0, part]
+
+    def _loss(self, outputs: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
+        return self.criterion.weighted_sum(outputs, codes, weights, self._exact)
+
+    def outputs(self, w: Tensor, X: Tensor) -> Tensor:
+        """What the module gives in eval mode with weights `w` for some dense rows."""
+        self._load(w)
+        self.module.eval()
+        with self.stream.running(replay=self.stream.state):
+            return evaluate(self.module, X)
+
+    def _gradient(self, loss: Tensor) -> Tensor:
+        # A parameter without a part in this loss has the gradient 0; that of an embedding may be sparse.
+        gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
+        return torch.cat([gradient.to_dense().reshape(-1) for gradient in gradients])
+
+    def _value(self, w: Tensor, sum_of_losses: Tensor, factor: float) -> Tensor:
+        weights = (w.detach()[0] * self._penalised).to(self._exact)
+        penalty = self.strength / 2 * weights.square().sum()
+        return self.rows.total(sum_of_losses) * factor / self.weight_sum + penalty  # (1,)
+
+    def _penalise_gradient(self, w: Tensor, gradient: Tensor, factor: float) -> Tensor:
+        loss = self.rows.total(gradient)[None] * (factor / self.weight_sum).to(self.dtype)
+        return loss + self.strength * self._penalised * w.detach()  # (1, n_parameters)

@@ -1,0 +1,1 @@
+"""Machines: devices, limits, threads, processes, and what the surrounding program has switched on."""

@@ -1,0 +1,1 @@
+"""Choices: of C, of rows to keep aside, of scores."""

@@ -1,0 +1,77 @@
+"""Stopping once held-out rows are predicted no better."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from torch_logreg._checks.data import TrainingData
+from torch_logreg._data.tensors import on_device
+from torch_logreg._fit.problem import Problem
+from torch_logreg._losses.links import codes_of
+
+IMPROVEMENT = 1e-4  # of the accuracy, below which it has not improved
+CHUNK_ROWS = 2**14
+
+
+def split(data: TrainingData, fraction: float, seed: int) -> tuple[TrainingData, TrainingData]:
+    """Rows to train on and rows to keep, with the classes in equal parts; rows of no weight are left out."""
+    rows = np.flatnonzero(data.weights > 0)
+    try:
+        train, kept = train_test_split(
+            rows, test_size=fraction, stratify=data.codes[rows], random_state=seed % 2**32
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"early_stopping=True keeps validation_fraction={fraction} of {len(rows)} rows, and both parts "
+            f"need rows of each class: {error}; use a larger fraction, more rows, or early_stopping=False."
+        ) from error
+    return _part(data, np.sort(train)), _part(data, np.sort(kept))
+
+
+def _part(data: TrainingData, rows: np.ndarray) -> TrainingData:
+    index = (
+        torch.as_tensor(rows, dtype=torch.int64, device=data.X.device) if isinstance(data.X, Tensor) else rows
+    )
+    return TrainingData(data.X[index], data.codes[rows], data.classes, data.weights[rows])
+
+
+class EarlyStopping:
+    """Scores `kept` after each epoch, and keeps the best weights.
+
+    Stops after `n_iter_no_change` epochs in a row in which the accuracy did not improve by 1e-4.
+    """
+
+    def __init__(self, problem: Problem, kept: TrainingData, n_iter_no_change: int) -> None:
+        self._problem, self._kept, self._patience = problem, kept, n_iter_no_change
+        self.scores: list[float] = []
+        self.best: Any = problem.snapshot(problem.start)
+        self.stopped = False
+        self._best_score, self._waited = -np.inf, 0
+
+    def __call__(self, w: Tensor) -> bool:
+        score = self.score(w)
+        self.scores.append(score)
+        self._waited = 0 if score > self._best_score + IMPROVEMENT else self._waited + 1
+        if score > self._best_score:
+            self._best_score, self.best = score, self._problem.snapshot(w)
+        self.stopped = self._waited >= self._patience
+        return self.stopped
+
+    def score(self, w: Tensor) -> float:
+        """The accuracy by weight."""
+        kept, rows = self._kept, self._problem.objective.rows
+        codes = [
+            codes_of(
+                self._problem.predict(
+                    w, on_device(kept.X[first : first + CHUNK_ROWS], rows.device, rows.dtype)
+                )
+            )
+            for first in range(0, kept.X.shape[0], CHUNK_ROWS)
+        ]
+        right = torch.cat(codes).cpu().numpy() == kept.codes
+        return float(np.average(right, weights=kept.weights))

@@ -1,0 +1,317 @@
+"""Every C on every fold: all of these problems solved together, over one set of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torch_logreg._checks.data import TrainingData
+from torch_logreg._contracts.solver import Iteration, Solution, Solver
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._data.folds import FoldRows
+from torch_logreg._data.tensors import features_to, float_dtype, to_tensor
+from torch_logreg._fit.linear import Method, is_small, linear_objective, regular_C
+from torch_logreg._fit.present import Present
+from torch_logreg._linear.coordinates import Coordinates, elsewhere, for_problems
+from torch_logreg._linear.held import DesignObjective, small_design
+from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._losses.losses import LOSSES, Loss
+from torch_logreg._runtime.devices import supports_float64
+from torch_logreg._runtime.out_of_memory import check_room
+from torch_logreg._solvers.fisher import Cholesky, Kronecker, Shared
+from torch_logreg._solvers.natural import CHOLESKY_PARAMETERS, FACTOR_PARAMETERS, MEMORY, Descent
+from torch_logreg._solvers.search import start
+from torch_logreg._solvers.stopping import Progress
+
+# Multiplications for the Fisher matrices of all problems, up to which each has its own.
+OWN_METRICS_WORK = 2**28
+
+SCRATCH = 3 * 2**24  # bytes that any fit takes, for however few problems
+
+# Of the number of the first C, an iteration, and what makes the coefficients of the last C.
+Watch: TypeAlias = Callable[[int, Iteration, Callable[[], tuple[np.ndarray, np.ndarray]]], bool]
+
+
+class Path(NamedTuple):
+    """Solutions for the folds, and last for all rows: every array is (n_folds + 1, n_Cs, ...)."""
+
+    coef: np.ndarray  # (n_folds + 1, n_Cs, K, d) float64
+    intercept: np.ndarray  # (n_folds + 1, n_Cs, K) float64
+    objective: np.ndarray  # F, for folds of the point before the last
+    n_iter: np.ndarray
+    reasons: np.ndarray  # of str
+
+    @classmethod
+    def unsolved(cls, n_folds: int, n_Cs: int, K: int, d: int) -> Path:
+        """Zeros, after no iterations."""
+        shape = (n_folds + 1, n_Cs)
+        return cls(
+            np.zeros((*shape, K, d)),
+            np.zeros((*shape, K)),
+            np.zeros(shape),
+            np.zeros(shape, dtype=np.int32),
+            np.full(shape, "max_iter", dtype="<U16"),
+        )
+
+
+@dataclass(frozen=True)
+class PathSolver:
+    """Solves for each C on all rows, and from there for each C on each fold, in the metric of all rows."""
+
+    data: TrainingData
+    counts: np.ndarray  # (n_folds, n_rows): how often each row is in the training part of each fold
+    device: torch.device
+    fit_intercept: bool
+    solver: Solver
+    natural: bool  # whether metrics may be shared
+    factorises: bool  # the whole Fisher matrix, however large
+    seed: Callable[[], int]  # of samples of the rows
+    max_memory: int  # bytes for the problems solved at once
+    watch: Watch  # is told of each iteration on all rows, and may end it
+
+    @cached_property
+    def loss(self) -> Loss:
+        return LOSSES["binary" if len(self.data.classes) == 2 else "softmax"]
+
+    @cached_property
+    def K(self) -> int:
+        return self.loss.n_outputs(len(self.data.classes))
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        return float_dtype(self.data.X, self.device)
+
+    @cached_property
+    def exact(self) -> torch.dtype:
+        return torch.float64 if supports_float64(self.device) else self.dtype
+
+    @cached_property
+    def on_device(self) -> tuple[Any, Tensor, Tensor, Tensor]:
+        """X, targets, weights (1, n_rows) and counts."""
+        device = self.device
+        codes = to_tensor(self.data.codes, device, torch.int64)
+        few = torch.uint8 if self.counts.max(initial=0) < 256 else torch.int32
+        return (
+            features_to(self.data.X, device, self.dtype),
+            self.loss.encode(codes, self.dtype),
+            to_tensor(self.data.weights[None], device, self.dtype),
+            to_tensor(self.counts, device, few),
+        )
+
+    def rows(self, n_problems: int) -> ArrayRows:
+        X, target, weights, _ = self.on_device
+        return ArrayRows(X, target, weights, n_problems * self.K)
+
+    def solve(self, Cs: np.ndarray) -> Path:
+        """`Cs` in rising order: each chunk of them starts from the end of the one before."""
+        Cs = regular_C(Cs, self.data, self.exact)
+        n_folds, d = len(self.counts), self.data.X.shape[1]
+        path = Path.unsolved(n_folds, len(Cs), self.K, d)
+        at_once = max(1, (self.max_memory - SCRATCH) // self._problem_bytes())
+        self._check_room(min(at_once, len(Cs) * max(n_folds, 1)))
+        n_Cs, folds_at_once = max(1, at_once // max(n_folds, 1)), max(1, min(n_folds, at_once))
+        for first in range(0, len(Cs), n_Cs):
+            chunk = np.arange(first, min(first + n_Cs, len(Cs)))
+            common = self._on_all_rows(path, Cs, chunk)
+            for fold in range(0, n_folds, folds_at_once):
+                self._on_folds(path, Cs, chunk, np.arange(fold, min(fold + folds_at_once, n_folds)), common)
+        return path
+
+    def _problem_bytes(self) -> int:
+        """About what one problem of a batch takes: weights, secant pairs, a metric or what it is made of."""
+        n_rows, d = self.data.X.shape
+        m = d + self.fit_intercept
+        p = self.K * m
+        vectors = p * (2 * MEMORY * self.dtype.itemsize + 12 * self.exact.itemsize)
+        held = self._small() and self._own_metrics(1)
+        return vectors + self._matrix_bytes() + (10 * self.exact.itemsize * n_rows * self.K if held else 0)
+
+    def _matrix_bytes(self) -> int:
+        m = self.data.X.shape[1] + self.fit_intercept
+        p = self.K * m
+        whole = self.factorises or p <= CHOLESKY_PARAMETERS
+        return 4 * self.exact.itemsize * (p**2 if whole else m**2)
+
+    def _check_room(self, n_problems: int) -> None:
+        """Raise MemoryError if so many problems at once are more than the device has memory for."""
+        m = self.data.X.shape[1] + self.fit_intercept
+        solver, p = "solver='newton-cg' or 'auto'", self.K * m
+        needed = self._problem_bytes()
+        if not self.factorises and m > FACTOR_PARAMETERS:  # then there is no matrix
+            needed -= self._matrix_bytes()
+        check_room(
+            n_problems * needed,
+            self.device,
+            f"{n_problems} problem(s) of {p} coefficients at once with max_batch_memory={self.max_memory}",
+            f"use {solver}" if n_problems == 1 else f"use a smaller max_batch_memory, or {solver}",
+        )
+
+    def _small(self) -> bool:
+        return is_small(self.rows(1), self.K, self.fit_intercept)
+
+    def _own_metrics(self, n_problems: int) -> bool:
+        n_rows, d = self.data.X.shape
+        return n_problems * n_rows * (self.K * (d + self.fit_intercept)) ** 2 <= OWN_METRICS_WORK
+
+    # ---- all rows ----
+
+    def _on_all_rows(self, path: Path, Cs: np.ndarray, chunk: np.ndarray) -> _Common:
+        rows = self.rows(len(chunk))
+        C = torch.tensor(Cs[chunk], dtype=self.exact, device=self.device)
+        method: Method = "growing" if self.natural else "full"
+        objective = linear_objective(rows, self.loss, C, self.K, self.fit_intercept, method, self.seed)
+        coordinates = objective.coordinates
+        before = np.maximum(chunk - len(chunk), 0)  # of the chunk before, for the first: zeros
+        w = self._weights(coordinates, path.coef[-1, before], path.intercept[-1, before])
+
+        def callback(iteration: Iteration) -> bool:
+            def largest_C() -> tuple[np.ndarray, np.ndarray]:
+                coef, intercept = coordinates.to_raw(iteration.w)
+                return coef[-1].cpu().numpy(), intercept[-1].cpu().numpy()
+
+            return self.watch(int(chunk[0]), iteration, largest_C)
+
+        solution = self.solver.minimize(objective, w, callback)
+        w = coordinates.canonical(solution.w)
+        self._keep(path, coordinates, solution, [len(self.counts)], chunk)
+        return _Common(objective, w)
+
+    def _weights(self, coordinates: Coordinates, coef: np.ndarray, intercept: np.ndarray) -> Tensor:
+        given = (torch.as_tensor(array, dtype=self.exact, device=self.device) for array in (coef, intercept))
+        return coordinates.canonical(coordinates.from_raw(*given))
+
+    def _keep(
+        self, path: Path, coordinates: Coordinates, solution: Solution, folds: Any, Cs: np.ndarray
+    ) -> None:
+        here, shape = np.ix_(folds, Cs), (len(Cs), len(folds))
+
+        def by_fold(of_problem: Any) -> np.ndarray:
+            return np.swapaxes(np.reshape(of_problem, (*shape, *np.shape(of_problem)[1:])), 0, 1)
+
+        coef, intercept = coordinates.to_raw(coordinates.canonical(solution.w))
+        path.coef[here], path.intercept[here] = by_fold(coef.cpu().numpy()), by_fold(intercept.cpu().numpy())
+        path.objective[here], path.reasons[here] = by_fold(solution.objective), by_fold(solution.reasons)
+        path.n_iter[here] += by_fold(solution.n_iter)
+
+    # ---- folds ----
+
+    def _on_folds(
+        self, path: Path, Cs: np.ndarray, chunk: np.ndarray, folds: np.ndarray, common: _Common
+    ) -> None:
+        """All of these folds for all of these Cs, the folds of a C in a row."""
+        n_folds = len(folds)
+        weight_sums = FoldRows(self.rows(1), self.on_device[3], self._index(folds)).weight_sum(self.exact)
+        C = torch.tensor(Cs[chunk], dtype=self.exact, device=self.device)
+        strength, eps = 1 / (C * weight_sums.mean()), float(torch.finfo(self.dtype).eps)
+        own = not self.natural or (self._small() and self._own_metrics(len(chunk) * n_folds))
+        here = common.objective.coordinates
+        metric = None if own else common.metric(for_problems(here, strength, eps))
+        rows = FoldRows(
+            self.rows(len(chunk) * n_folds), self.on_device[3], self._index(np.tile(folds, len(chunk)))
+        )
+        C, settings = C.repeat_interleave(n_folds), (self.K, self.fit_intercept)
+        raw = [array[-1, chunk].repeat(n_folds, axis=0) for array in path[:2]]
+        if metric is None and self._small():
+            design = small_design(rows, C, self.loss, *settings)
+            w = self._weights(design.coordinates, *raw)
+            solution = self.solver.minimize(design, w, _go_on)
+            self._keep(path, design.coordinates, solution, folds, chunk)
+            return
+        coordinates = for_problems(here, strength.repeat_interleave(n_folds), eps)
+        objective = LinearObjective(rows, self.loss, C, *settings, coordinates)
+        w = self._weights(coordinates, *raw)
+        if metric is None:
+            solution = self.solver.minimize(objective, w, _go_on)
+        else:
+            shared, progress = Shared(metric, n_folds), Progress(objective, self.solver.tol)
+            descent = Descent(
+                objective, shared, True, self.solver.max_iter, progress, _go_on, look_back=False
+            )
+            evaluate = partial(objective.value_and_gradient, n_alike=n_folds)
+            solution = descent.run(w, start(objective, w, evaluate))
+        self._keep(path, coordinates, solution, folds, chunk)
+
+    def _index(self, numbers: np.ndarray) -> Tensor:
+        return torch.as_tensor(numbers, dtype=torch.int64, device=self.device)
+
+
+def _go_on(iteration: Iteration) -> bool:
+    return False
+
+
+def solve_present(solver: PathSolver, Cs: np.ndarray) -> Path:
+    """What `solver` would give, with classes that have no weight, on all rows or on a fold, as in `Present`.
+
+    Folds that have the classes of all rows are solved together, and each other by itself.
+    """
+    data, counts, n_folds = solver.data, solver.counts, len(solver.counts)
+    on_all = Present.of(data, solver.fit_intercept)
+    on_folds = [Present.of(data, solver.fit_intercept, times) for times in counts]
+    alike = np.array([np.array_equal(present.index, on_all.index) for present in on_folds], dtype=bool)
+    if on_all.are_all and alike.all():
+        return solver.solve(Cs)
+    path = Path.unsolved(n_folds, len(Cs), solver.K, data.X.shape[1])
+
+    def keep(rows: Any, found: Path) -> None:
+        for whole, part in zip(path, found, strict=True):
+            whole[rows] = part
+
+    keep([*np.flatnonzero(alike), n_folds], _solve_narrow(replace(solver, counts=counts[alike]), on_all, Cs))
+    for fold in np.flatnonzero(~alike):
+        alone = replace(
+            solver,
+            data=data._replace(weights=data.weights * counts[fold]),
+            counts=counts[:0],
+            watch=lambda first, iteration, largest_C: False,
+        )
+        keep([fold], _solve_narrow(alone, on_folds[fold], Cs))
+    return path
+
+
+def _solve_narrow(solver: PathSolver, present: Present, Cs: np.ndarray) -> Path:
+    """The path of the classes that are `present`, as one of all classes."""
+    if len(present.index) == 1:
+        path = Path.unsolved(len(solver.counts), len(Cs), solver.K, solver.data.X.shape[1])
+        path.coef[:], path.intercept[:] = present.constant(path.coef.shape[-1])
+        path.reasons[:] = "converged"
+        return path
+
+    def watch(
+        first: int, iteration: Iteration, largest_C: Callable[[], tuple[np.ndarray, np.ndarray]]
+    ) -> bool:
+        return solver.watch(first, iteration, lambda: present.widen_arrays(*largest_C()))
+
+    narrow = replace(solver, data=present.narrow(solver.data), watch=watch)
+    path = narrow.solve(present.inverse_strength(Cs))
+    coef, intercept = present.widen_arrays(path.coef, path.intercept)
+    return path._replace(coef=coef, intercept=intercept)
+
+
+class _Common(NamedTuple):
+    """What folds take from the solution on all rows."""
+
+    objective: LinearObjective | DesignObjective
+    w: Tensor  # (n_Cs, n_parameters)
+
+    def metric(self, coordinates: Coordinates) -> Cholesky | Kronecker | None:
+        """The Fisher matrix for each C, in other coordinates; None where products must do."""
+        objective, p, K = self.objective, self.objective.n_parameters, self.objective.n_outputs
+        sample, _, n_rows = (
+            objective.batches[-1] if objective.batches else (objective, 0.0, objective.rows.n_rows)
+        )
+        if K == 1 and p <= CHOLESKY_PARAMETERS:
+            cholesky = Cholesky(objective)
+            cholesky.set(elsewhere(sample.curvature(self.w), objective.coordinates, coordinates))
+            return cholesky
+        if p // K > FACTOR_PARAMETERS:
+            return None
+        kronecker, rough = Kronecker(objective, sample, n_rows), sample.rough()
+        curvature = rough.curvature(self.w.to(rough.dtype))
+        kronecker.set(elsewhere(curvature, objective.coordinates, coordinates))
+        return kronecker

@@ -1,0 +1,1 @@
+"""Solvers: how an objective is minimised."""

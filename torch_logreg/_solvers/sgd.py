@@ -1,0 +1,222 @@
+"""Stochastic gradient descent: torch's own, or with a line search in place of a learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torch_logreg._contracts.objective import Objective
+from torch_logreg._contracts.rows import Block
+from torch_logreg._contracts.solver import Callback, Iteration, Solution, Solver
+from torch_logreg._runtime.blame import naming
+from torch_logreg._runtime.compat import sgd
+
+# Of the decrease that the gradient promises. What suits full batches, 0.1 and less, takes steps that fit
+# one minibatch and undo what others have found; a half is the most that a parabola's own minimum passes.
+SUFFICIENT = 0.5
+FIRST_STEP, MAX_STEP = 1.0, 1e4
+GROWTH, FULL_GROWTH = 1.3, 2.0  # of the step, at most: over an epoch of minibatches; of a full batch
+FULL_TRIALS = 40  # step lengths tried in a full-batch update
+SCHEDULE = (
+    "lr_schedule takes an optimizer and returns a scheduler of torch.optim.lr_scheduler, which is stepped "
+    "once an epoch."
+)
+
+
+@dataclass(frozen=True)
+class SGD(Solver):
+    """`torch.optim.SGD` on minibatches, as a hand-written loop would use it.
+
+    Each epoch begins with F over all rows, which is what is recorded. It ends the fit once the gradient
+    there is at most `tol`, and claims no more than that. With ``learning_rate="auto"`` the step length
+    comes from an Armijo line search on the minibatch at hand.
+
+    References
+    ----------
+    Robbins, Monro (1951), A stochastic approximation method, Annals of Mathematical Statistics 22(3).
+    Vaswani, Mishkin, Laradji, Schmidt, Gidel, Lacoste-Julien (2019), Painless stochastic gradient:
+    interpolation, line-search, and convergence rates, NeurIPS 32.
+    """
+
+    max_iter: int = 100
+    tol: float | None = 1e-4
+    learning_rate: float | Literal["auto"] = "auto"
+    momentum: float = 0.0
+    nesterov: bool = False
+    lr_schedule: Callable[[torch.optim.Optimizer], Any] | None = None
+    batch_size: int | None = None
+    seed: int = 0
+
+    def minimize(self, objective: Objective, w: Tensor, callback: Callback) -> Solution:
+        rows, generator = objective.rows, torch.Generator(device="cpu").manual_seed(self.seed)
+        batch_size = None if self.batch_size is None or self.batch_size >= rows.n_rows else self.batch_size
+        w = w.clone()
+        steps: Steps = LineSearch(w, objective) if self.learning_rate == "auto" else Stock(w, objective, self)
+        reason, n_iter = "max_iter", 0
+        for number in range(self.max_iter):
+            whole = next(rows.minibatches(None, generator)) if batch_size is None else None
+            value, gradient = self._look(objective, w, whole)
+            F, norm = self._on_host(value, gradient, number)
+            if whole is not None and gradient is not None:
+                steps.whole(whole, value, gradient)
+            else:
+                for block in rows.minibatches(batch_size, generator):
+                    steps.minibatch(block, batch_size or rows.n_rows)
+            length, n_iter = steps.end_epoch(float(F[0])), number + 1
+            if self.tol is not None and (norm <= self.tol).all():
+                reason = "converged"
+            step = np.full(objective.n_problems, length)
+            if callback(Iteration(number, F, norm, step, rows.rows_read, w, np.zeros(len(F), dtype=bool))):
+                reason = "callback"
+            if reason != "max_iter":
+                break
+        F, norm = self._on_host(*objective.value_and_gradient(w), n_iter)
+        P = objective.n_problems
+        return Solution(w, F, norm, np.full(P, n_iter, dtype=np.int32), [reason] * P)
+
+    def _look(self, objective: Objective, w: Tensor, whole: Block | None) -> tuple[Tensor, Tensor | None]:
+        """F at the beginning of an epoch, and its gradient where the stopping rule or the step needs it."""
+        if whole is not None:
+            return objective.batch_value_and_gradient(w, whole, objective.rows.n_rows)
+        if self.tol is None:
+            return objective.value(w), None
+        return objective.value_and_gradient(w)
+
+    def _on_host(self, value: Tensor, gradient: Tensor | None, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        norm = value if gradient is None else gradient.abs().amax(dim=1).to(value.dtype)
+        F, largest = torch.stack([value, norm]).cpu().numpy()
+        if not (np.isfinite(F).all() and np.isfinite(largest).all()):
+            if not epoch:
+                raise ValueError(
+                    "The loss or its gradient is not finite at the weights to start from: use columns that a "
+                    "StandardScaler has scaled, a larger C, or smaller weights to start from (coef_init, "
+                    "intercept_init, or those of the module)."
+                )
+            raise ValueError(
+                f"The loss or its gradient is not finite at the beginning of epoch {epoch} (counted from 0), "
+                f"with learning_rate={self.learning_rate!r}: use a smaller learning_rate, "
+                "learning_rate='auto', a larger C, or columns that a StandardScaler has scaled."
+            )
+        return F, (largest if gradient is not None else np.full_like(F, np.nan))
+
+
+class Steps(Protocol):
+    """How w, in place, follows the gradient of a minibatch."""
+
+    def minibatch(self, block: Block, n_nominal: int) -> None:
+        """One update from a batch of nominally `n_nominal` rows."""
+
+    def whole(self, block: Block, value: Tensor, gradient: Tensor) -> None:
+        """One update from all rows, with F and its gradient there."""
+
+    def end_epoch(self, F: float) -> float:
+        """The step length of the epoch that ends here, and that began at F."""
+
+
+class Stock:
+    """`torch.optim.SGD`."""
+
+    def __init__(self, w: Tensor, objective: Objective, settings: SGD) -> None:
+        self._objective, self._momentum, self._nesterov = objective, settings.momentum, settings.nesterov
+        length = float(settings.learning_rate)
+        if length > torch.finfo(w.dtype).max:
+            raise ValueError(
+                f"learning_rate={settings.learning_rate!r} is infinite in {w.dtype}, which the weights have; "
+                "use a smaller learning_rate, or learning_rate='auto'."
+            )
+        with torch.enable_grad():
+            self._parameter = nn.Parameter(w)
+        self._parameter.data = w
+        self._velocity: list[Tensor | None] = [None]
+        self._optimizer = torch.optim.SGD(
+            [self._parameter],
+            lr=length,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+        )
+        self._schedule = None
+        if settings.lr_schedule is not None:
+            with naming(f"lr_schedule={settings.lr_schedule!r} called with the optimizer", SCHEDULE):
+                self._schedule = settings.lr_schedule(self._optimizer)
+
+    def minibatch(self, block: Block, n_nominal: int) -> None:
+        self._follow(self._objective.batch_gradient(self._parameter.data, block, n_nominal))
+
+    def whole(self, block: Block, value: Tensor, gradient: Tensor) -> None:
+        self._follow(gradient)
+
+    def _follow(self, gradient: Tensor) -> None:
+        self._parameter.grad = gradient
+        if self._schedule is not None:  # and may change all of the optimizer, or hook into its steps
+            with naming("a step of the optimizer that lr_schedule was given", SCHEDULE):
+                self._optimizer.step()
+            return
+        # All that the method `step` does to the weights: the rest of it takes as long as the gradient.
+        sgd(
+            [self._parameter],
+            [gradient],
+            self._velocity,
+            foreach=False,
+            fused=False,
+            weight_decay=0.0,
+            momentum=self._momentum,
+            lr=self._optimizer.param_groups[0]["lr"],
+            dampening=0.0,
+            nesterov=self._nesterov,
+            maximize=False,
+        )
+
+    def end_epoch(self, F: float) -> float:
+        length = float(self._optimizer.param_groups[0]["lr"])
+        if self._schedule is None:
+            return length
+        with naming(f"the step after an epoch of lr_schedule, a {type(self._schedule).__name__}", SCHEDULE):
+            if isinstance(self._schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                self._schedule.step(F)
+            else:
+                self._schedule.step()
+        return length
+
+
+class LineSearch:
+    """The longest step that decreases the minibatch's own estimate of F enough.
+
+    A minibatch tries one step length, on the device: a step that does not decrease F enough is not taken,
+    and halved for the next minibatch. A full batch looks until it finds one.
+    """
+
+    def __init__(self, w: Tensor, objective: Objective) -> None:
+        self._w, self._objective = w, objective
+        self._step = torch.full_like(w[:, :1], FIRST_STEP)  # (P, 1)
+
+    def minibatch(self, block: Block, n_nominal: int) -> None:
+        value, gradient = self._objective.batch_value_and_gradient(self._w, block, n_nominal)
+        share = min(1.0, n_nominal / self._objective.rows.n_rows)
+        self._try(block, n_nominal, self._w.clone(), value, gradient, GROWTH**share)
+
+    def whole(self, block: Block, value: Tensor, gradient: Tensor) -> None:
+        start = self._w.clone()
+        for _ in range(FULL_TRIALS):
+            if bool(self._try(block, self._objective.rows.n_rows, start, value, gradient, FULL_GROWTH).all()):
+                break
+
+    def _try(
+        self, block: Block, n_nominal: int, start: Tensor, value: Tensor, gradient: Tensor, growth: float
+    ) -> Tensor:
+        """Step, where that decreases F enough, and grow or halve the step length; where it did, (P, 1)."""
+        trial = start - self._step * gradient
+        reached = self._objective.batch_value(trial, block, n_nominal)
+        promised = self._step[:, 0] * gradient.square().sum(dim=1)
+        enough = (reached <= value - SUFFICIENT * promised)[:, None]
+        self._w.copy_(torch.where(enough, trial, start))
+        longer = (self._step * growth).clamp(max=MAX_STEP)
+        self._step = torch.where(enough, longer, self._step / 2)
+        return enough
+
+    def end_epoch(self, F: float) -> float:
+        return float(self._step.amin())
