@@ -30,7 +30,7 @@ from sklearn.preprocessing import StandardScaler
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
 from torch_logreg._data import folds as _folds
-from torch_logreg._fit import linear as _problems
+from torch_logreg._fit import plan
 from torch_logreg._selection import path as _path
 
 CS = [1e-3, 1.0, 1e3]
@@ -45,8 +45,8 @@ def data(n_classes=2, n=300, d=6, seed=0, dtype=np.float64):
 
 def large(monkeypatch):
     """Takes the ways of large data on small ones."""
-    monkeypatch.setattr(_problems, "DESIGN_NUMBERS", 0)
-    monkeypatch.setattr(_path, "OWN_METRICS_WORK", 0)
+    monkeypatch.setattr(plan, "HELD_NUMBERS", 0)
+    monkeypatch.setattr(plan, "OWN_WORK", 0)
 
 
 def assert_each_is_a_fit_of_its_own(cv, X, y, folds, sample_weight=None, atol=1e-4, **settings):

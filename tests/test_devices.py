@@ -219,16 +219,15 @@ def _many_rows(n_classes: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("n_classes", "only_metric"), [(2, False), (3, False), (3, True)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_fit_that_starts_on_a_sample_has_the_same_answer_there(n_classes, only_metric, dtype, monkeypatch):
-    monkeypatch.setattr("torch_logreg._fit.linear.DESIGN_NUMBERS", 0)  # samples are drawn of 500 rows
+    monkeypatch.setattr("torch_logreg._fit.plan.HELD_NUMBERS", 0)  # samples are drawn of 500 rows
     monkeypatch.setattr("torch_logreg._linear.samples.MIN_ROWS_PER_PARAMETER", 5)
-    monkeypatch.setattr("torch_logreg._linear.samples.SOFTMAX_ROWS", 100)
-    monkeypatch.setattr(
-        "torch_logreg._solvers.natural.LAZY_WORK", 0
-    )  # three classes take the metrics of many
+    monkeypatch.setattr("torch_logreg._fit.plan.MIN_ROWS_PER_PARAMETER", 5)
+    monkeypatch.setattr("torch_logreg._fit.plan.SOFTMAX_ROWS", 100)
+    monkeypatch.setattr("torch_logreg._fit.plan.KEPT_WORK", 0)  # three classes take the metrics of many
     for steps in ("STEPS", "STEPS_ON_SAMPLE"):  # conjugate gradients make long graphs
         monkeypatch.setattr(f"torch_logreg._solvers.fisher.SampledFisher.{steps}", 4)
     if only_metric:
-        monkeypatch.setattr("torch_logreg._linear.samples.INFORMATIVE", 0.0)
+        monkeypatch.setattr("torch_logreg._fit.plan.INFORMATIVE", 0.0)
     X, y = _many_rows(n_classes)
     X = X.astype(dtype)
     params = {"tol": 1e-2, "C": 0.1}

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from torch_logreg._contracts.objective import Batch
 from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._fit import plan
 from torch_logreg._linear import samples as _growing
 from torch_logreg._linear.coordinates import Coordinates
 from torch_logreg._linear.held import DesignObjective
 from torch_logreg._linear.objective import LinearObjective
-from torch_logreg._linear.samples import batch_rows, make_batches
+from torch_logreg._linear.samples import make_batches
 from torch_logreg._losses.losses import LOSSES
 
 losses = pytest.mark.parametrize("loss", LOSSES)
@@ -51,7 +52,9 @@ def _make(
         K,
     )
     inverse = torch.tensor([C], dtype=torch.float64)
-    return rows, *make_batches(rows, inverse, rule, K, fit_intercept, n_drawn, seed)
+    shape = plan.Shape(rows.n_rows, rows.n_features, K, fit_intercept)
+    is_solved = plan.is_informative(shape, n_drawn)
+    return rows, *make_batches(rows, inverse, rule, K, fit_intercept, n_drawn, seed, is_solved)
 
 
 def _random(objective: Any, seed: int = 0) -> Tensor:
@@ -65,22 +68,6 @@ def _random(objective: Any, seed: int = 0) -> Tensor:
 def _shape(n: int, d: int, dtype: torch.dtype = torch.float64) -> ArrayRows:
     X = torch.zeros((), dtype=dtype).expand(n, d)  # of no memory
     return ArrayRows(X, torch.zeros(n), torch.ones(1, n, dtype=dtype), 1)
-
-
-@pytest.mark.parametrize(("n", "d", "dtype", "n_drawn"), [
-    (10**6, 20, torch.float64, 64 * 20),  # enough for the metric
-    (15_000, 20, torch.float64, 1200),  # a part of the memory of X
-    (15_000, 20, torch.float32, 600),  # of which float32 rows take half, and the sample does not
-    (2000, 20, torch.float64, 0),  # too few to say anything
-    (10**5, 512, torch.float64, 0),
-])  # fmt: skip
-def test_a_batch_has_rows_in_proportion_to_the_columns_and_little_memory(n, d, dtype, n_drawn):
-    assert batch_rows(_shape(n, d, dtype), 1, d) == n_drawn
-
-
-@pytest.mark.parametrize(("n", "n_drawn"), [(10**6, 10_000), (20_000, 10_000), (19_999, 0)])
-def test_softmax_takes_a_number_of_rows_or_none(n, n_drawn):
-    assert batch_rows(_shape(n, 20), 5, 20) == n_drawn
 
 
 # ---- coordinates ----
@@ -109,7 +96,7 @@ def test_a_column_that_is_constant_in_the_sample_alone_has_the_moments_of_all_ro
     loss, dtype, informative, monkeypatch
 ):
     if not informative:
-        monkeypatch.setattr(_growing, "INFORMATIVE", 0.0)
+        monkeypatch.setattr(plan, "INFORMATIVE", 0.0)
     data = _data(loss)
     X = data.X.copy()
     X[:, 1] = 0.0
@@ -135,7 +122,7 @@ def test_a_column_that_is_constant_in_the_sample_alone_has_the_moments_of_all_ro
 @pytest.mark.parametrize("informative", [True, False])
 def test_collinear_columns_are_found_on_all_rows(loss, informative, monkeypatch):
     if not informative:
-        monkeypatch.setattr(_growing, "INFORMATIVE", 0.0)
+        monkeypatch.setattr(plan, "INFORMATIVE", 0.0)
     data = _data(loss)
     rows, coordinates, _ = _make(loss, data, np.inf)
     assert rows.passes == 0 and coordinates.gauge is None
@@ -151,7 +138,7 @@ def test_collinear_columns_are_found_on_all_rows(loss, informative, monkeypatch)
 @pytest.mark.parametrize("informative", [True, False])
 def test_columns_that_are_collinear_in_the_sample_alone_are_not_collinear(loss, informative, monkeypatch):
     if not informative:
-        monkeypatch.setattr(_growing, "INFORMATIVE", 0.0)
+        monkeypatch.setattr(plan, "INFORMATIVE", 0.0)
     data = _data(loss)
     twin = data.X[:, 0].copy()
     twin[[1003, 2007]] += 10.0
@@ -225,7 +212,7 @@ def test_a_batch_of_all_rows_is_the_objective_itself(loss, monkeypatch):
 @pytest.mark.parametrize("informative", [True, False])
 def test_a_seed_makes_the_same_batches_again_and_another_one_others(loss, informative, monkeypatch):
     if not informative:
-        monkeypatch.setattr(_growing, "INFORMATIVE", 0.0)
+        monkeypatch.setattr(plan, "INFORMATIVE", 0.0)
     values, gradients = [], []
     for seed in (0, 0, 1):
         batch = _make(loss, _data(loss), seed=seed)[2][-1].objective
@@ -269,7 +256,7 @@ def test_a_metric_alone_is_that_of_the_same_sample_held(fit_intercept, C, monkey
     data, arguments = _data("softmax"), {"C": C, "n_drawn": 1000, "fit_intercept": fit_intercept}
     monkeypatch.setattr(_growing, "RARE", 0.0)
     _, held, (batch,) = _make("softmax", data, **arguments)
-    monkeypatch.setattr(_growing, "INFORMATIVE", 0.0)
+    monkeypatch.setattr(plan, "INFORMATIVE", 0.0)
     rows, coordinates, (only_metric,) = _make("softmax", data, **arguments)
     assert rows.passes == 0
     torch.testing.assert_close(coordinates.center, held.center, rtol=1e-12, atol=1e-13)

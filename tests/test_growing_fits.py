@@ -17,12 +17,10 @@ from torch_logreg import TorchLogisticClassifier
 from torch_logreg._contracts.rows import Block
 from torch_logreg._contracts.solver import Iteration
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._fit import linear as _problems
-from torch_logreg._linear import samples as _growing
+from torch_logreg._fit import plan
 from torch_logreg._linear.objective import LinearObjective
-from torch_logreg._linear.samples import batch_rows, make_batches
+from torch_logreg._linear.samples import make_batches
 from torch_logreg._losses.losses import LOSSES
-from torch_logreg._solvers import natural as _natural
 from torch_logreg._solvers.natural import NaturalSGD
 
 SHAPES = {"binary": (16_000, 15, 2), "softmax": (6_000, 8, 4)}
@@ -38,9 +36,9 @@ def few_rows_are_many(monkeypatch) -> None:
 
     They are not held as a design, their Fisher matrix counts as expensive, and a softmax sample is smaller.
     """
-    monkeypatch.setattr(_problems, "DESIGN_NUMBERS", 0)
-    monkeypatch.setattr(_natural, "LAZY_WORK", 0)
-    monkeypatch.setattr(_growing, "SOFTMAX_ROWS", 2_000)
+    monkeypatch.setattr(plan, "HELD_NUMBERS", 0)
+    monkeypatch.setattr(plan, "KEPT_WORK", 0)
+    monkeypatch.setattr(plan, "SOFTMAX_ROWS", 2_000)
 
 
 class Data(NamedTuple):
@@ -287,8 +285,9 @@ def _on_batches(name: str, loss: str) -> LinearObjective:
     target = rule.encode(torch.from_numpy(data.y), torch.float64)
     weights = torch.ones(1, len(data.y), dtype=torch.float64)
     rows = _PassCountingRows(torch.from_numpy(data.X), target, weights, shape[0])
-    n_drawn = batch_rows(rows, shape[0], rows.n_features + 1)
-    made = make_batches(rows, inverse, rule, *shape, n_drawn, 0)
+    known = plan.Shape(rows.n_rows, rows.n_features, *shape)
+    n_drawn = plan.sample_rows(known)
+    made = make_batches(rows, inverse, rule, *shape, n_drawn, 0, plan.is_informative(known, n_drawn))
     return LinearObjective(rows, rule, inverse, *shape, *made)
 
 
@@ -357,7 +356,7 @@ def test_the_objective_of_all_rows_never_rises(loss, name):
         return False
 
     passes = [rows.passes]
-    solution = NaturalSGD().minimize(objective, _zero(objective), note)
+    solution = NaturalSGD(**plan.natural_settings(objective)).minimize(objective, _zero(objective), note)
     assert solution.reasons == ["converged"]
     assert 2 <= len(full) < len(passes) - 1  # some were on samples
     values = np.append(full, solution.objective[0])
@@ -374,7 +373,7 @@ def test_a_callback_may_stop_a_fit_that_is_still_on_a_sample(loss):
         return len(seen) == 2
 
     before = objective.rows.passes
-    solution = NaturalSGD().minimize(objective, _zero(objective), stop)
+    solution = NaturalSGD(**plan.natural_settings(objective)).minimize(objective, _zero(objective), stop)
     assert solution.reasons == ["callback"]
     assert solution.n_iter.tolist() == [2] == [len(seen)]
     assert torch.equal(solution.w, seen[-1].w)
@@ -466,7 +465,7 @@ def _many_classes(n: int, d: int, n_classes: int) -> tuple[np.ndarray, np.ndarra
 @dtypes
 @pytest.mark.parametrize("C", [1e-2, 1.0, 1e4])
 def test_many_classes_reach_the_optimum_by_a_metric_of_few_rows(dtype, C, monkeypatch):
-    monkeypatch.setattr(_growing, "SOFTMAX_ROWS", 300)
+    monkeypatch.setattr(plan, "SOFTMAX_ROWS", 300)
     X, y = _many_classes(5000, 15, 12)  # 11 * 16 parameters, more than a fifth of 300 * log(12)
     X = X.astype(dtype)
     fitted = TorchLogisticClassifier(C=C).fit(X, y)

@@ -81,13 +81,13 @@ def test_problems_solved_at_once_are_refused_where_too_many_are_asked_for(monkey
 
 
 def test_a_factorising_cv_solves_as_few_problems_at_once_as_its_matrices_allow(monkeypatch):
-    """Of 1025 coefficients and more other solvers make no matrix."""
+    """Other solvers make no matrix of 1025 coefficients and more."""
     solved = []
     on_folds = PathSolver._on_folds
     monkeypatch.setattr(
         PathSolver, "_on_folds", lambda self, *args: solved.append(args[3]) or on_folds(self, *args)
     )
-    wide = rng.normal(size=(60, 1100))
+    wide = rng.normal(size=(200, 1100))
     matrices = 3 * 4 * 8 * 1101**2
     chooser = TorchLogisticClassifierCV(
         solver="newton-cholesky", Cs=[0.01], cv=4, max_batch_memory=SCRATCH + matrices

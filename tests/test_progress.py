@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
-from torch_logreg._fit.linear import is_small
+from torch_logreg._fit.plan import natural_settings
 from torch_logreg._linear.held import small_design
 from torch_logreg._linear.objective import LinearObjective
 from torch_logreg._losses.losses import LOSSES
@@ -38,7 +38,6 @@ def rows_of(name, n_problems, every=1):
 def objective_of(name, kind):
     if kind == "small":
         rows, loss, K = rows_of(name, len(CS))
-        assert is_small(rows, K, True)
         return small_design(rows, CS, loss, K, True)
     if kind == "linear":
         rows, loss, K = rows_of(name, len(CS))
@@ -54,13 +53,19 @@ def go_on(iteration):
     return False
 
 
+def made(name, objective, **settings):
+    """The solver as an estimator makes it for this objective."""
+    planned = natural_settings(objective) if name == "natural-sgd" else {}
+    return SOLVERS[name](**settings, **planned)
+
+
 @pytest.mark.parametrize("kind", ["small", "linear", "folds"])
 @pytest.mark.parametrize("name", ["breast_cancer", "wine"])
 @pytest.mark.parametrize("solver", ["natural-sgd", "newton-cholesky", "newton-cg"])
 def test_problems_that_leave_end_where_they_would_have_ended(solver, name, kind, monkeypatch):
     objective = objective_of(name, kind)
     w = torch.zeros(objective.n_problems, objective.n_parameters, dtype=torch.float64)
-    solver = SOLVERS[solver](max_iter=200, tol=1e-6)
+    solver = made(solver, objective, max_iter=200, tol=1e-6)
     monkeypatch.setattr(stopping, "LEAVE_NUMBERS", np.inf)
     together = solver.minimize(objective, w, go_on)
     monkeypatch.setattr(stopping, "LEAVE_NUMBERS", 0)
@@ -89,10 +94,11 @@ def test_problems_without_an_end_stop_with_the_others_gone(monkeypatch):
     monkeypatch.setattr(stopping, "LEAVE_NUMBERS", 0)
     objective = objective_of("breast_cancer", "small")
     w = torch.zeros(objective.n_problems, objective.n_parameters, dtype=torch.float64)
-    solution = SOLVERS["natural-sgd"](max_iter=6, tol=1e-6).minimize(objective, w, go_on)
+    solution = made("natural-sgd", objective, max_iter=6, tol=1e-6).minimize(objective, w, go_on)
     assert "converged" in solution.reasons and "max_iter" in solution.reasons
     assert solution.n_iter.max() == 6 > solution.n_iter.min()
-    stopped = SOLVERS["natural-sgd"](max_iter=100, tol=1e-6).minimize(objective, w, lambda i: i.number == 5)
+    solver = made("natural-sgd", objective, max_iter=100, tol=1e-6)
+    stopped = solver.minimize(objective, w, lambda i: i.number == 5)
     assert [reason.replace("callback", "max_iter") for reason in stopped.reasons] == solution.reasons
 
 
@@ -109,14 +115,15 @@ def test_equal_starts_are_evaluated_once_for_all_folds():
 
 def test_a_last_step_nobody_looks_back_on_saves_a_pass_and_ends_at_the_same_point():
     objective = objective_of("breast_cancer", "linear")
-    w = SOLVERS["natural-sgd"](tol=1e-2).minimize(objective, torch.zeros(len(CS), 31).double(), go_on).w
+    solver = made("natural-sgd", objective, tol=1e-2)
+    w = solver.minimize(objective, torch.zeros(len(CS), 31).double(), go_on).w
 
     def run(look_back):
         metric = Cholesky(objective)
         metric.update(objective, w)
         progress = Progress(objective, 1e-6)
         read = objective.rows.rows_read
-        descent = Descent(objective, Shared(metric, 1), True, 100, progress, go_on, look_back)
+        descent = Descent(objective, Shared(metric, 1), True, 100, progress, go_on, (0, 0), look_back)
         with warnings.catch_warnings():
             solution = descent.run(w, start(objective, w))
         return solution, (objective.rows.rows_read - read) // objective.rows.n_rows

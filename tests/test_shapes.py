@@ -15,12 +15,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._fit import linear as _problems
-from torch_logreg._linear import row_space as _row_space
+from torch_logreg._fit import plan
 from torch_logreg._linear import samples as _growing
 from torch_logreg._linear.objective import LinearObjective
 from torch_logreg._losses.losses import LOSSES
-from torch_logreg._solvers import natural as _natural
 from torch_logreg._solvers.conjugate_gradients import Spikes, conjugate_gradient
 
 STRENGTHS = pytest.mark.parametrize("C", [1e-2, 1.0, 1e4])
@@ -90,7 +88,7 @@ def test_few_rows_of_16_bits_reach_the_optimum_of_their_numbers():
 def test_the_space_of_the_rows_gives_the_coefficients_of_the_columns(monkeypatch):
     X, y, _ = few_rows(2)
     there = TorchLogisticClassifier(tol=1e-8).fit(X, y)
-    monkeypatch.setattr(_row_space, "MOST_ROWS", 0)
+    monkeypatch.setattr(plan, "MOST_ROWS", 0)
     elsewhere = TorchLogisticClassifier(tol=1e-8).fit(X, y)
     np.testing.assert_allclose(there.coef_, elsewhere.coef_, rtol=0, atol=1e-6 * np.abs(there.coef_).max())
     np.testing.assert_allclose(there.objective_, elsewhere.objective_, rtol=1e-9)
@@ -131,9 +129,9 @@ def test_nan_and_infinity_in_few_rows_are_found():
 @pytest.fixture
 def many(monkeypatch):
     """Small data treated as data of many columns is."""
-    monkeypatch.setattr(_problems, "DESIGN_NUMBERS", 0)
-    monkeypatch.setattr(_natural, "CHOLESKY_PARAMETERS", 0)
-    monkeypatch.setattr(_natural, "FACTOR_PARAMETERS", 0)
+    monkeypatch.setattr(plan, "HELD_NUMBERS", 0)
+    monkeypatch.setattr(plan, "CHOLESKY_PARAMETERS", 0)
+    monkeypatch.setattr(plan, "FACTOR_PARAMETERS", 0)
     monkeypatch.setattr("torch_logreg._solvers.conjugate_gradients.MANY_PARAMETERS", 0)
     monkeypatch.setattr("torch_logreg._solvers.conjugate_gradients.SKETCH_ROWS", 64)
     monkeypatch.setattr("torch_logreg._linear.objective.SKETCHED", 0)
@@ -290,7 +288,7 @@ def test_a_sketch_is_the_fisher_matrix_on_average():
 @pytest.mark.parametrize("kind", ["dense", "CSR"])
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_a_start_on_samples_reads_less_and_ends_at_the_same_optimum(many, n_classes, kind, monkeypatch):
-    monkeypatch.setattr(_problems, "batch_rows", lambda *_: 0)
+    monkeypatch.setattr(plan, "sample_rows", lambda shape: 0)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(24_000, 12)) * (rng.random((24_000, 12)) < 0.5) * 10 ** rng.uniform(-2, 2, size=12)
     z = (X / X.std(axis=0)) @ rng.normal(size=(12, n_classes))
@@ -305,7 +303,7 @@ def test_a_start_on_samples_reads_less_and_ends_at_the_same_optimum(many, n_clas
 
 
 def test_a_start_on_samples_is_not_taken_where_it_is_worse_than_none(many, monkeypatch):
-    monkeypatch.setattr(_problems, "batch_rows", lambda *_: 0)
+    monkeypatch.setattr(plan, "sample_rows", lambda shape: 0)
     monkeypatch.setattr(_growing, "START_ROWS_PER_PARAMETER", 0)
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(20_800, 400)), rng.integers(0, 2, size=20_800)  # 325 rows of 400 columns

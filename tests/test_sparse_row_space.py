@@ -11,7 +11,6 @@ from scipy.special import expit
 
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._linear import sparse_row_space as _sparse_row_space
 from torch_logreg._linear.sparse_row_space import SparseRowObjective, SparseRowSpace, sparse_row_space
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._solvers import conjugate_gradients as _conjugate
@@ -21,7 +20,7 @@ INTERCEPTS = pytest.mark.parametrize("fit_intercept", [True, False], ids=["inter
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
 
-def text(n_classes: int, n: int = 1_100, d: int = 6_700) -> tuple[scipy.sparse.csr_array, np.ndarray]:
+def text(n_classes: int, n: int = 1_100, d: int = 11_050) -> tuple[scipy.sparse.csr_array, np.ndarray]:
     """Rows of about 12 numbers in columns of which few are frequent, many of one row alone, some of none."""
     rng = np.random.default_rng(0)
     indptr = np.concatenate([[0], rng.poisson(12, size=n).clip(1).cumsum()])
@@ -91,7 +90,7 @@ def test_value_and_slope_are_those_of_the_coefficients_it_stands_for(n_classes, 
 @DTYPES
 @pytest.mark.parametrize("C", [1e-2, 1.0, 1e3])
 def test_the_optimum_is_reached(n_classes, fit_intercept, dtype, C):
-    X, y = text(n_classes, n=1_040, d=6_300)
+    X, y = text(n_classes, n=1_040, d=10_450)
     X = X.astype(dtype)
     model = TorchLogisticClassifier(C=C, fit_intercept=fit_intercept).fit(X, y)
     assert model.converged_ and model.coef_.dtype == dtype
@@ -111,7 +110,7 @@ def test_it_is_the_optimum_of_the_columns(n_classes, monkeypatch):
     weights = np.random.default_rng(1).integers(0, 3, size=len(y)).astype(float)
     weights[:n_classes] = 1.0
     there = TorchLogisticClassifier(tol=1e-8).fit(X, y, weights)
-    monkeypatch.setattr(_sparse_row_space, "COLUMNS_FOR_A_ROW", 10**6)
+    monkeypatch.setattr("torch_logreg._fit.plan.COLUMNS_FOR_A_SPARSE_ROW", 10**6)
     elsewhere = TorchLogisticClassifier(tol=1e-8).fit(X, y, weights)
     assert there.loss_curve_[1] != elsewhere.loss_curve_[1]
     np.testing.assert_allclose(there.coef_, elsewhere.coef_, rtol=0, atol=1e-7)
@@ -158,14 +157,12 @@ def test_steps_and_line_searches_make_no_products(monkeypatch):
 @pytest.mark.parametrize(
     "unfit",
     [
-        lambda X: X[:1_000],
-        lambda X: X[:, :6_000],
         lambda X: scipy.sparse.hstack([X, np.full((X.shape[0], 1), 7.0)]).tocsr(),
         lambda X: scipy.sparse.hstack([X, 1e5 * X[:, [9]]]).tocsr(),
     ],
-    ids=["few rows", "few columns", "a column far from 0", "units far apart"],
+    ids=["a column far from 0", "units far apart"],
 )
-def test_other_shapes_are_left_to_the_columns(unfit):
+def test_columns_of_unlike_curvature_are_left_to_the_columns(unfit):
     X, y = text(2)
     X = scipy.sparse.csr_array(unfit(X))
     weights = torch.ones(1, X.shape[0], dtype=torch.float64)

@@ -53,10 +53,11 @@ def _callers() -> str:
 
 def _samples(monkeypatch) -> None:
     """What large data are solved by, on 500 rows."""
-    monkeypatch.setattr("torch_logreg._fit.linear.DESIGN_NUMBERS", 0)
+    monkeypatch.setattr("torch_logreg._fit.plan.HELD_NUMBERS", 0)
     monkeypatch.setattr("torch_logreg._linear.samples.MIN_ROWS_PER_PARAMETER", 5)
-    monkeypatch.setattr("torch_logreg._linear.samples.SOFTMAX_ROWS", 100)
-    monkeypatch.setattr("torch_logreg._solvers.natural.LAZY_WORK", 0)
+    monkeypatch.setattr("torch_logreg._fit.plan.MIN_ROWS_PER_PARAMETER", 5)
+    monkeypatch.setattr("torch_logreg._fit.plan.SOFTMAX_ROWS", 100)
+    monkeypatch.setattr("torch_logreg._fit.plan.KEPT_WORK", 0)
     for steps in ("STEPS", "STEPS_ON_SAMPLE"):  # conjugate gradients make long graphs
         monkeypatch.setattr(f"torch_logreg._solvers.fisher.SampledFisher.{steps}", 4)
 

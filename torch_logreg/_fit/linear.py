@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,30 +15,23 @@ from torch_logreg._contracts.rows import Matrix
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.products import matmul
 from torch_logreg._data.tensors import float_dtype, numpy_dtype, to_tensor
+from torch_logreg._fit.plan import Method, Plan, Shape, plan_of
 from torch_logreg._fit.present import Present
 from torch_logreg._fit.problem import Problem, make_rows
 from torch_logreg._linear.coordinates import Coordinates
 from torch_logreg._linear.held import DesignObjective, design, small_design
 from torch_logreg._linear.objective import LinearObjective
-from torch_logreg._linear.row_space import RowSpace, has_short_rows, inner_products, spanned
-from torch_logreg._linear.samples import batch_rows, make_batches, sampled_starts
+from torch_logreg._linear.row_space import RowSpace, Span
+from torch_logreg._linear.samples import make_batches, sampled_starts
 from torch_logreg._linear.sparse_row_space import SparseRowObjective, SparseRowSpace, sparse_row_space
 from torch_logreg._linear.trust import find_doubt
 from torch_logreg._losses.losses import LOSSES, Loss
 from torch_logreg._runtime.devices import supports_float64
-from torch_logreg._solvers.natural import multiplies_only
 
 Coefficients = tuple[np.ndarray, np.ndarray]  # (K, d), (K,)
 
-# Up to so many numbers in X, and rows where there are several outputs, its scaled columns are held.
-DESIGN_NUMBERS, SOFTMAX_DESIGN_ROWS = 2**20, 5_000
-
 Settings: TypeAlias = tuple[ArrayRows, Loss, Tensor, int, bool]  # as `linear_objective` takes them
 Space: TypeAlias = Coordinates | RowSpace | SparseRowSpace
-
-# What a solver will do with a linear objective: minibatches of the columns as they are, or of scaled ones,
-# or passes over all rows, with or without batches that grow towards these.
-Method: TypeAlias = Literal["sgd", "line search", "full", "growing"]
 
 
 def work_of(data: TrainingData) -> int:
@@ -75,7 +69,8 @@ def linear_problem(
     Cs = regular_C(present.inverse_strength(np.array([C])), data, exact)
     inverse_strength = torch.tensor(Cs, dtype=exact, device=device)
     settings = (rows, loss, inverse_strength, n_outputs, fit_intercept)
-    objective, coordinates = _in_a_space(settings, method, earlier is None, seed)
+    known = {"starts_at_zero": earlier is None, "has_penalty": bool(np.isfinite(Cs).all())}
+    objective, coordinates = _in_a_space(settings, shape_of(rows, *settings[3:], method, **known), seed)
     start = torch.zeros((1, objective.n_parameters), dtype=exact, device=device)
     if earlier is not None:
         narrow = present.narrow_coefficients(*earlier)
@@ -117,16 +112,33 @@ def linear_problem(
 
 
 def _in_a_space(
-    settings: Settings, method: Method, from_nothing: bool, seed: Callable[[], int]
+    settings: Settings, shape: Shape, seed: Callable[[], int]
 ) -> tuple[LinearObjective | DesignObjective | SparseRowObjective, Space]:
     """F of one problem, of the columns or in the space of the rows, and the way back to raw coefficients."""
-    rows = settings[0]
-    if method in ("full", "growing") and has_short_rows(rows):
+    plan = plan_of(shape)
+    if plan.design == "rows":
         return in_row_space(*settings)
-    if method == "growing" and from_nothing and (found := sparse_row_space(*settings)) is not None:
-        return found
-    objective = linear_objective(*settings, method, seed)
+    if plan.design == "sparse rows":
+        if (found := sparse_row_space(*settings)) is not None:
+            return found
+        plan = plan_of(replace(shape, starts_at_zero=False))
+    objective = linear_objective(*settings, plan, seed)
     return objective, objective.coordinates
+
+
+def shape_of(rows: ArrayRows, n_outputs: int, fit_intercept: bool, method: Method, **known: Any) -> Shape:
+    """The sizes that the plan asks for."""
+    sparse = rows.sparse
+    return Shape(
+        rows.n_rows,
+        rows.n_features,
+        n_outputs,
+        fit_intercept,
+        method,
+        n_stored=-1 if sparse is None else sparse.nnz,
+        itemsize=rows.dtype.itemsize,
+        **known,
+    )
 
 
 def regular_C(C: np.ndarray, data: TrainingData, dtype: torch.dtype) -> np.ndarray:
@@ -141,26 +153,22 @@ def linear_objective(
     C: Tensor,
     n_outputs: int,
     fit_intercept: bool,
-    method: Method,
+    plan: Plan,
     seed: Callable[[], int],
 ) -> LinearObjective | DesignObjective:
     """F of the linear model for each of the P problems in `C`."""
     shape = (n_outputs, fit_intercept)
-    if method == "sgd":
+    if plan.design == "plain columns":
         strength = 1 / (C * rows.weight_sum(C.dtype))
         plain = Coordinates(None, strength, rows.n_features, *shape, loss.shift_invariant)
         return LinearObjective(rows, loss, C, *shape, plain)
-    m = rows.n_features + fit_intercept
-    if method == "line search":
-        return LinearObjective(rows, loss, C, *shape)
-    if is_small(rows, n_outputs, fit_intercept):
+    if plan.design == "held columns":
         return small_design(rows, C, loss, *shape)
-    growing = method == "growing"
-    n_drawn = batch_rows(rows, n_outputs, m) if growing and rows.is_dense else 0
-    if n_drawn:
-        return LinearObjective(rows, loss, C, *shape, *make_batches(rows, C, loss, *shape, n_drawn, seed()))
+    if plan.n_drawn:
+        made = make_batches(rows, C, loss, *shape, plan.n_drawn, seed(), plan.samples == "solved")
+        return LinearObjective(rows, loss, C, *shape, *made)
     objective = LinearObjective(rows, loss, C, *shape)
-    if growing and len(C) == 1 and multiplies_only(objective):
+    if plan.samples == "starts":
         objective.batches = sampled_starts(objective, seed())
     return objective
 
@@ -169,17 +177,9 @@ def in_row_space(
     rows: ArrayRows, loss: Loss, C: Tensor, n_outputs: int, fit_intercept: bool
 ) -> tuple[DesignObjective, RowSpace]:
     """F in the space of the rows, and the way back from there."""
-    block, weight_sum = rows.whole(), rows.weight_sum(C.dtype)
-    columns, products = inner_products(rows, block, C.dtype, fit_intercept)
-    rows.check_finite(columns.variance)
-    B, basis = spanned(products)
+    B, span = Span.of(rows, C.dtype, fit_intercept)
+    weight_sum = rows.weight_sum(C.dtype)
     eps, strength = float(torch.finfo(C.dtype).eps), 1 / (C * weight_sum)
-    objective = design(rows, block._replace(X=B), strength, loss, n_outputs, fit_intercept, eps)
+    objective = design(rows, rows.whole()._replace(X=B), strength, loss, n_outputs, fit_intercept, eps)
     objective.weight_sum = weight_sum
-    return objective, RowSpace(objective.coordinates, block, columns, basis)
-
-
-def is_small(rows: ArrayRows, n_outputs: int, fit_intercept: bool) -> bool:
-    """Whether the scaled columns of all rows are to be held."""
-    few = n_outputs == 1 or rows.n_rows <= SOFTMAX_DESIGN_ROWS
-    return rows.is_dense and few and rows.n_rows * (rows.n_features + fit_intercept) <= DESIGN_NUMBERS
+    return objective, RowSpace(objective.coordinates, span)

@@ -75,7 +75,7 @@ class Coordinates:
         self.inverse_scale = inverse.masked_fill_(constant, 0.0).unsqueeze(1)  # (P, 1, d)
 
     def select(self, problems: Tensor) -> Coordinates:
-        """Those of some of the problems."""
+        """Coordinates of some of the problems."""
         some = copy.copy(self)
         some.n_problems, some.strength = len(problems), self.strength[problems]
         some.inverse_scale, some.undecided = self.inverse_scale[problems], self.undecided[problems]
@@ -98,7 +98,7 @@ class Coordinates:
         return self.join(coef, shifted)
 
     def rounding(self, w: Tensor, eps: float) -> Tensor:
-        """By how much raw predictions differ once coefficients and intercepts are rounded to `eps`, (P,)."""
+        """How much raw predictions differ once coefficients and intercepts are rounded to `eps`, (P,)."""
         coef, intercept = self.to_raw(w)
         squares = coef.square() @ (self.center.square() + self.spread.square()) + intercept.square()
         return eps * squares.amax(dim=1).sqrt()
@@ -130,7 +130,7 @@ class Coordinates:
     # ---- one of many optima ----
 
     def is_weak(self, eps: float) -> tuple[Tensor, Tensor]:
-        """Where rounding outweighs the penalty along directions in which X does not vary, (P,) twice.
+        """Say where rounding outweighs the penalty along directions in which X does not vary, (P,) twice.
 
         Rounding of the weights: the penalty cannot choose among the optima. And rounding by `eps`, that
         of the products with X: gradients there must be cleared of noise.
@@ -177,7 +177,7 @@ class Coordinates:
         self._spared = torch.where(undecided[:, None, None], spared, 0.0)
 
     def canonical(self, w: Tensor) -> Tensor:
-        """The same predictions from the smallest coefficients that make them.
+        """Return the smallest coefficients that make the same predictions.
 
         Softmax coefficients and intercepts are centred over the classes. Where there is no penalty to see
         to it, directions in which X does not vary (collinear columns) are taken out: the limit of C -> inf.
@@ -211,7 +211,7 @@ class Coordinates:
         return penalty - part.flatten(-2)
 
     def spare_matrix(self, matrix: Tensor) -> None:
-        """What `spare` takes off the penalty's Hessian, in place on (P, K, m, K, m)."""
+        """Take what `spare` does off the penalty's Hessian, in place on (P, K, m, K, m)."""
         if self._spared is not None:
             less = self._spared @ self._spared.mT  # (P, d, d)
             blocks = matrix.diagonal(dim1=1, dim2=3)[:, : self.n_features, : self.n_features]
@@ -243,7 +243,7 @@ def _orthonormal(directions: Tensor) -> Tensor:
 
 
 def for_problems(coordinates: Coordinates, strength: Tensor, eps: float) -> Coordinates:
-    """The same centre and spread for other problems on the rows, of which some may weigh nothing.
+    """Keep centre and spread for other problems on the rows, of which some may weigh nothing.
 
     What does not vary in all rows does not vary in some of them either.
     """
@@ -297,7 +297,7 @@ def find_null_space(coordinates: Coordinates, eps: float, gram: Gram) -> bool:
 
 
 def gram(rows: Rows, coordinates: Coordinates) -> Gram:
-    """Of all rows, with the mean weight of the problems."""
+    """The `Gram` of all rows, with the mean weight of the problems."""
     center, spread, intercept = coordinates.center, coordinates.spread, coordinates.fit_intercept
 
     def sum_of(of: Callable[[Block, Tensor], Tensor]) -> Tensor:

@@ -14,14 +14,14 @@ from torch_logreg._data.products import rmatmul, rmatmul_deviation
 
 
 class Moments(NamedTuple):
-    """Of the columns, by weight; without an intercept the centre is 0 and the variance the mean square."""
+    """Moments of the columns, by weight; without an intercept centres are 0 and variances mean squares."""
 
     center: Tensor  # (d,)
     variance: Tensor  # (d,), exactly 0 for a column that says nothing
 
     @classmethod
     def of(cls, center: Tensor, variance: Tensor, eps: float) -> Moments:
-        """With 0 for the variance of constant columns: what they have is rounding errors of the mean."""
+        """Set the variance of constant columns to 0: what they have is rounding errors of the mean."""
         rounding = variance.sqrt() < 16 * eps * center.abs()  # no squares, which overflow; false for NaN
         return cls(center, variance.masked_fill(rounding, 0.0))
 

@@ -14,31 +14,21 @@ from torch import Tensor
 from torch_logreg._contracts.rows import Block
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.products import CHUNK_NUMBERS, dense_columns, matmul, rmatmul_deviation
-from torch_logreg._linear.coordinates import FACTORISED_FEATURES, Coordinates
+from torch_logreg._linear.coordinates import Coordinates
 from torch_logreg._linear.moments import Moments
 
-# Rows up to which an eigendecomposition of their inner products is cheap, and how many fewer than columns.
-MOST_ROWS, COLUMNS_FOR_A_ROW = 1024, 6  # as examples/benchmarks/crossovers.py found
 PRODUCT_ROWS = 128  # of their matrix, made at a time
 
 
-def has_short_rows(rows: ArrayRows) -> bool:
-    """Whether the rows are so few, and the columns so many, that the rows' space is the better one."""
-    n, d = rows.n_rows, rows.n_features
-    return rows.is_dense and n <= MOST_ROWS and d > FACTORISED_FEATURES and d >= COLUMNS_FOR_A_ROW * n
+class Span:
+    """The space that the rows span, and the way between its columns and those of X.
 
-
-class RowSpace:
-    """What `Coordinates` are to a solver's caller, for weights of columns in the space of the rows.
-
-    With ``A = X - center`` and the eigendecomposition ``A A.T = U S U.T`` these columns are
+    With ``A = X - center`` and the eigendecomposition ``A A.T = U S U.T`` the columns of the space are
     ``B = U S^(1/2)``. Coefficients b of B stand for ``A.T @ basis @ b`` with ``basis = U S^(-1/2)``: the same
-    predictions and the same norm.
+    predictions and the same norm. That is so for any weights of the rows.
 
     Parameters
     ----------
-    inner : Coordinates
-        Of the columns B.
     block : Block
         All rows.
     columns : Moments
@@ -46,28 +36,59 @@ class RowSpace:
     basis : Tensor of shape (n_rows, r)
     """
 
-    plain = False
-
-    def __init__(self, inner: Coordinates, block: Block, columns: Moments, basis: Tensor) -> None:
-        self._inner, self._X, self._basis, self._dtype = inner, block.X, basis, block.weights.dtype
+    def __init__(self, block: Block, columns: Moments, basis: Tensor) -> None:
+        self._X, self._basis, self._dtype = block.X, basis, block.weights.dtype
         self.center, variance = columns
-        self.strength, self.varies = inner.strength, variance > 0
-        self._squares = self.center.square() + variance
+        self.varies = variance > 0
+        self.squares = self.center.square() + variance  # mean squares of the columns of X
 
-    def to_raw(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients (P, K, d) and intercepts (P, K) for the columns of X."""
-        b, intercept = self._inner.to_raw(w)
+    @classmethod
+    def of(cls, rows: ArrayRows, dtype: torch.dtype, fit_intercept: bool) -> tuple[Tensor, Span]:
+        """The columns B (n_rows, r), and the space."""
+        block = rows.whole()
+        columns, products = inner_products(rows, block, dtype, fit_intercept)
+        rows.check_finite(columns.variance)
+        B, basis = spanned(products)
+        return B, cls(block, columns, basis)
+
+    def to_raw(self, b: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients (P, K, d) and intercepts (P, K) for the columns of X, of those for B."""
         of_rows = b @ self._basis.T  # (P, K, n)
         # In the dtype of X, which is enough for deviations, and that of the coefficients to be kept.
         (coef,) = rmatmul_deviation(self._X, of_rows.flatten(0, 1), self.center.to(self._dtype), 1)
-        coef = torch.where(self.varies, coef.to(w.dtype), 0.0).view(*b.shape[:2], -1)
+        coef = torch.where(self.varies, coef.to(b.dtype), 0.0).view(*b.shape[:2], -1)
         return coef, intercept - coef @ self.center
+
+    def from_raw(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients (P, K, r) and intercepts for B, that predict the rows as these do."""
+        z = matmul(self._X, coef.flatten(0, 1).to(self._dtype)).to(coef.dtype).view(*coef.shape[:2], -1)
+        shift = coef @ self.center
+        return (z - shift[..., None]) @ self._basis, intercept + shift
+
+
+class RowSpace:
+    """Coordinates of problems in the space of the rows.
+
+    Parameters
+    ----------
+    inner : Coordinates
+        Of the columns B of the space.
+    span : Span
+    """
+
+    plain = False
+
+    def __init__(self, inner: Coordinates, span: Span) -> None:
+        self._inner, self._span = inner, span
+        self.center, self.varies, self.strength = span.center, span.varies, inner.strength
+
+    def to_raw(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients (P, K, d) and intercepts (P, K) for the columns of X."""
+        return self._span.to_raw(*self._inner.to_raw(w))
 
     def from_raw(self, coef: Tensor, intercept: Tensor) -> Tensor:
         """The weights that predict the rows as these do."""
-        z = matmul(self._X, coef.flatten(0, 1).to(self._dtype)).to(coef.dtype).view(*coef.shape[:2], -1)
-        shift = coef @ self.center
-        return self._inner.from_raw((z - shift[..., None]) @ self._basis, intercept + shift)
+        return self._inner.from_raw(*self._span.from_raw(coef, intercept))
 
     def canonical(self, w: Tensor) -> Tensor:
         return self._inner.canonical(w)
@@ -75,11 +96,11 @@ class RowSpace:
     def rounding(self, w: Tensor, eps: float) -> Tensor:
         """See `Coordinates.rounding`."""
         coef, intercept = self.to_raw(w)
-        return eps * (coef.square() @ self._squares + intercept.square()).amax(dim=1).sqrt()
+        return eps * (coef.square() @ self._span.squares + intercept.square()).amax(dim=1).sqrt()
 
 
 def spanned(inner_products: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns B and the basis of `RowSpace`."""
+    """The columns B and the basis of a `Span`."""
     values, U = torch.linalg.eigh(inner_products)
     kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
     root, U = values[kept].sqrt(), U[:, kept]

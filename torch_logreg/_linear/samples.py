@@ -16,26 +16,12 @@ from torch_logreg._linear.moments import Moments, moments
 from torch_logreg._linear.objective import LinearObjective
 from torch_logreg._losses.losses import Loss
 
-ROWS_PER_PARAMETER = 64  # of the largest batch: it bends the metric by an eighth in the worst direction
 MIN_ROWS_PER_PARAMETER = 10  # of the smallest
 GROWTH = 4
-SAMPLE_NUMBERS = 2**21  # of the largest batch, at most
-SAMPLE_PART = 0.08  # of the memory of X, at most, for two classes
-SOFTMAX_ROWS = 10_000
-INFORMATIVE = 0.2  # parameters for the information in a label, up to which a sample is worth solving on
 NULL_SPACE_ROWS = 4  # a feature, for a first look
 # Of rows gathered for a start: fractions of all, and how many decide on a parameter.
 START_PARTS, START_ROWS_PER_PARAMETER, MIN_STARTED_ROWS = (64, 8), 2, 20_000
 RARE = 5.0  # rows behind a column of a sample, down to which its curvature can be relied on
-
-
-def batch_rows(rows: Rows, n_outputs: int, m: int) -> int:
-    """Rows of the largest batch, of `m` numbers each; 0 where all rows are better taken at once."""
-    if n_outputs > 1:
-        return SOFTMAX_ROWS if rows.n_rows >= 2 * SOFTMAX_ROWS else 0
-    most = min(SAMPLE_NUMBERS // m, int(SAMPLE_PART * rows.n_rows * rows.dtype.itemsize / 8))
-    wanted = min(ROWS_PER_PARAMETER * m, most)
-    return wanted if wanted >= MIN_ROWS_PER_PARAMETER * m else 0
 
 
 class Sampling:
@@ -88,7 +74,7 @@ class Sampling:
         return Coordinates(found, self._strength, n_features, *self._shape, invariant)
 
     def _where_constant(self, coordinates: Coordinates) -> Coordinates:
-        """Those of all rows where a column of the sample is constant: in all rows it need not be."""
+        """Take the moments of all rows where a column of the sample is constant, in which all need not be."""
         if bool(coordinates.varies.all()):
             return coordinates
         weight_sum = self._rows.weight_sum(self._strength.dtype)
@@ -125,11 +111,18 @@ def _batch(objective: DesignObjective) -> Batch:
 
 
 def make_batches(
-    rows: Rows, C: Tensor, loss: Loss, n_outputs: int, fit_intercept: bool, n_drawn: int, seed: int
+    rows: Rows,
+    C: Tensor,
+    loss: Loss,
+    n_outputs: int,
+    fit_intercept: bool,
+    n_drawn: int,
+    seed: int,
+    are_solved: bool,
 ) -> tuple[Coordinates, list[Batch]]:
-    """Coordinates from the moments of a sample of about `n_drawn` rows, and batches of up to as many."""
+    """Coordinates from the moments of a sample of about `n_drawn` rows, and batches of up to as many.
+
+    Batches that are not solved are a metric, and read from X at each use.
+    """
     sampling = Sampling(rows, C, loss, n_outputs, fit_intercept, n_drawn, seed)
-    information = n_drawn * math.log(max(n_outputs, 2))
-    parameters = max(n_outputs - 1, 1) * (rows.n_features + fit_intercept)
-    informative = n_outputs == 1 or parameters <= INFORMATIVE * information
-    return sampling.growing() if informative else sampling.metric_only()
+    return sampling.growing() if are_solved else sampling.metric_only()

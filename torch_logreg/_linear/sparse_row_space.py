@@ -17,10 +17,9 @@ from torch import Tensor
 
 from torch_logreg._contracts.objective import Curvature, Objective
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._data.sparse import FEW_STORED, matmul, rmatmul, sparse_pair
+from torch_logreg._data.sparse import matmul, rmatmul, sparse_pair
 from torch_logreg._losses.losses import Loss
 
-LEAST_ROWS, COLUMNS_FOR_A_ROW = 1025, 6  # as examples/benchmarks/crossovers.py found
 MOST_SPREAD = 2.0**20  # of the curvatures of columns, above which scaled ones are the better coordinates
 FAR = 0.999  # of a mean square, of a column that is nearly the same in all rows
 
@@ -191,7 +190,7 @@ def sparse_row_space(
 ) -> tuple[SparseRowObjective, SparseRowSpace] | None:
     """F in the space of the rows and the way back, or None where columns are the better space."""
     X = rows.sparse
-    if X is None or not is_wide(X.shape[0], X.shape[1], X.nnz) or not bool(torch.isfinite(C).all()):
+    if X is None:
         return None
     shares = (rows.weights[0] / rows.weights.sum()).cpu().numpy()
     columns = by_column(X, shares, rows.check_finite)
@@ -204,11 +203,6 @@ def sparse_row_space(
     objective = SparseRowObjective(rows, loss, C, n_outputs, fit_intercept, columns)
     kept = columns if fit_intercept else columns._replace(center=np.zeros_like(columns.center))
     return objective, SparseRowSpace(kept, objective.products, objective)
-
-
-def is_wide(n_rows: int, n_columns: int, n_stored: int) -> bool:
-    """Whether the space of the rows may be the better one."""
-    return n_rows >= LEAST_ROWS and n_columns >= COLUMNS_FOR_A_ROW * n_rows and n_stored <= FEW_STORED
 
 
 def by_column(

@@ -1,4 +1,4 @@
-"""What floating-point numbers could not resolve of a problem that was solved."""
+"""Doubts of a solution: what floating-point numbers could not resolve of the problem."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _loses_gradients(rows: Rows, coordinates: Coordinates) -> bool:
 
 
 def _left_to_gain(rows: Rows, coordinates: Coordinates, directions: Tensor, loss: Loss, w: Tensor) -> float:
-    """What a Newton step would gain along directions that were taken for none: columns nearly collinear.
+    """Estimate the gain of a Newton step along directions that were taken for none: nearly collinear columns.
 
     `directions` (r, d) are raw, and of unit length among scaled columns. One counts if the columns differ
     from a combination of others by more than their rounding: it is not solved for because its curvature is

@@ -12,25 +12,35 @@ import torch
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
+from torch_logreg._contracts.objective import Objective
 from torch_logreg._contracts.solver import Iteration, Solution, Solver
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
 from torch_logreg._data.tensors import features_to, float_dtype, to_tensor
-from torch_logreg._fit.linear import Method, is_small, linear_objective, regular_C
+from torch_logreg._fit.linear import linear_objective, regular_C, shape_of
+from torch_logreg._fit.plan import (
+    DESIGNS,
+    Method,
+    Shape,
+    choose,
+    has_own_metrics,
+    matrix_numbers,
+    natural_settings,
+    plan_of,
+    shared_metric_of,
+)
 from torch_logreg._fit.present import Present
 from torch_logreg._linear.coordinates import Coordinates, elsewhere, for_problems
 from torch_logreg._linear.held import DesignObjective, small_design
 from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.row_space import Span
 from torch_logreg._losses.losses import LOSSES, Loss
 from torch_logreg._runtime.devices import supports_float64
 from torch_logreg._runtime.out_of_memory import check_room
 from torch_logreg._solvers.fisher import Cholesky, Kronecker, Shared
-from torch_logreg._solvers.natural import CHOLESKY_PARAMETERS, FACTOR_PARAMETERS, MEMORY, Descent
+from torch_logreg._solvers.natural import MEMORY, Descent
 from torch_logreg._solvers.search import start
 from torch_logreg._solvers.stopping import Progress
-
-# Multiplications for the Fisher matrices of all problems, up to which each has its own.
-OWN_METRICS_WORK = 2**28
 
 SCRATCH = 3 * 2**24  # bytes that any fit takes, for however few problems
 
@@ -68,7 +78,7 @@ class PathSolver:
     counts: np.ndarray  # (n_folds, n_rows): how often each row is in the training part of each fold
     device: torch.device
     fit_intercept: bool
-    solver: Solver
+    make_solver: Callable[..., Solver]  # of `natural_settings`, if `natural`
     natural: bool  # whether metrics may be shared
     factorises: bool  # the whole Fisher matrix, however large
     seed: Callable[[], int]  # of samples of the rows
@@ -110,6 +120,8 @@ class PathSolver:
 
     def solve(self, Cs: np.ndarray) -> Path:
         """`Cs` in rising order: each chunk of them starts from the end of the one before."""
+        if choose(DESIGNS, self._shape(1)) == "rows":
+            return self._in_row_space(Cs)
         Cs = regular_C(Cs, self.data, self.exact)
         n_folds, d = len(self.counts), self.data.X.shape[1]
         path = Path.unsolved(n_folds, len(Cs), self.K, d)
@@ -123,49 +135,61 @@ class PathSolver:
                 self._on_folds(path, Cs, chunk, np.arange(fold, min(fold + folds_at_once, n_folds)), common)
         return path
 
+    def _in_row_space(self, Cs: np.ndarray) -> Path:
+        """The path of few rows of many columns: that of the columns of the rows' space."""
+        B, span = Span.of(self.rows(1), self.exact, self.fit_intercept)
+
+        def to_raw(coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            flat = coef.reshape(-1, *coef.shape[-2:]), intercept.reshape(-1, coef.shape[-2])
+            given = (torch.as_tensor(array, dtype=self.exact, device=self.device) for array in flat)
+            raw, shifted = (tensor.cpu().numpy() for tensor in span.to_raw(*given))
+            return raw.reshape(*coef.shape[:-1], -1), shifted.reshape(intercept.shape)
+
+        def watch(
+            first: int, iteration: Iteration, largest_C: Callable[[], tuple[np.ndarray, np.ndarray]]
+        ) -> bool:
+            return self.watch(first, iteration, lambda: to_raw(*largest_C()))
+
+        path = replace(self, data=self.data._replace(X=B), watch=watch).solve(Cs)
+        coef, intercept = to_raw(path.coef, path.intercept)
+        return path._replace(coef=coef, intercept=intercept)
+
+    def _shape(self, n_problems: int) -> Shape:
+        method: Method = "growing" if self.natural else "full"
+        known = {"n_problems": n_problems, "starts_at_zero": False}
+        return shape_of(self.rows(1), self.K, self.fit_intercept, method, **known)
+
     def _problem_bytes(self) -> int:
         """About what one problem of a batch takes: weights, secant pairs, a metric or what it is made of."""
         n_rows, d = self.data.X.shape
         m = d + self.fit_intercept
         p = self.K * m
         vectors = p * (2 * MEMORY * self.dtype.itemsize + 12 * self.exact.itemsize)
-        held = self._small() and self._own_metrics(1)
+        held = has_own_metrics(self._shape(1))
         return vectors + self._matrix_bytes() + (10 * self.exact.itemsize * n_rows * self.K if held else 0)
 
     def _matrix_bytes(self) -> int:
-        m = self.data.X.shape[1] + self.fit_intercept
-        p = self.K * m
-        whole = self.factorises or p <= CHOLESKY_PARAMETERS
-        return 4 * self.exact.itemsize * (p**2 if whole else m**2)
+        shape = self._shape(1)
+        numbers = shape.n_parameters**2 if self.factorises else matrix_numbers(shape)
+        return 4 * self.exact.itemsize * numbers
 
     def _check_room(self, n_problems: int) -> None:
         """Raise MemoryError if so many problems at once are more than the device has memory for."""
-        m = self.data.X.shape[1] + self.fit_intercept
-        solver, p = "solver='newton-cg' or 'auto'", self.K * m
-        needed = self._problem_bytes()
-        if not self.factorises and m > FACTOR_PARAMETERS:  # then there is no matrix
-            needed -= self._matrix_bytes()
+        solver, p = "solver='newton-cg' or 'auto'", self._shape(1).n_parameters
         check_room(
-            n_problems * needed,
+            n_problems * self._problem_bytes(),
             self.device,
             f"{n_problems} problem(s) of {p} coefficients at once with max_batch_memory={self.max_memory}",
             f"use {solver}" if n_problems == 1 else f"use a smaller max_batch_memory, or {solver}",
         )
 
-    def _small(self) -> bool:
-        return is_small(self.rows(1), self.K, self.fit_intercept)
-
-    def _own_metrics(self, n_problems: int) -> bool:
-        n_rows, d = self.data.X.shape
-        return n_problems * n_rows * (self.K * (d + self.fit_intercept)) ** 2 <= OWN_METRICS_WORK
-
     # ---- all rows ----
 
-    def _on_all_rows(self, path: Path, Cs: np.ndarray, chunk: np.ndarray) -> _Common:
+    def _on_all_rows(self, path: Path, Cs: np.ndarray, chunk: np.ndarray) -> _AllRows:
         rows = self.rows(len(chunk))
         C = torch.tensor(Cs[chunk], dtype=self.exact, device=self.device)
-        method: Method = "growing" if self.natural else "full"
-        objective = linear_objective(rows, self.loss, C, self.K, self.fit_intercept, method, self.seed)
+        plan = plan_of(self._shape(len(chunk)))
+        objective = linear_objective(rows, self.loss, C, self.K, self.fit_intercept, plan, self.seed)
         coordinates = objective.coordinates
         before = np.maximum(chunk - len(chunk), 0)  # of the chunk before, for the first: zeros
         w = self._weights(coordinates, path.coef[-1, before], path.intercept[-1, before])
@@ -177,10 +201,13 @@ class PathSolver:
 
             return self.watch(int(chunk[0]), iteration, largest_C)
 
-        solution = self.solver.minimize(objective, w, callback)
+        solution = self._solver(objective).minimize(objective, w, callback)
         w = coordinates.canonical(solution.w)
         self._keep(path, coordinates, solution, [len(self.counts)], chunk)
-        return _Common(objective, w)
+        return _AllRows(objective, w)
+
+    def _solver(self, objective: Objective) -> Solver:
+        return self.make_solver(**natural_settings(objective) if self.natural else {})
 
     def _weights(self, coordinates: Coordinates, coef: np.ndarray, intercept: np.ndarray) -> Tensor:
         given = (torch.as_tensor(array, dtype=self.exact, device=self.device) for array in (coef, intercept))
@@ -202,36 +229,39 @@ class PathSolver:
     # ---- folds ----
 
     def _on_folds(
-        self, path: Path, Cs: np.ndarray, chunk: np.ndarray, folds: np.ndarray, common: _Common
+        self, path: Path, Cs: np.ndarray, chunk: np.ndarray, folds: np.ndarray, common: _AllRows
     ) -> None:
         """All of these folds for all of these Cs, the folds of a C in a row."""
         n_folds = len(folds)
         weight_sums = FoldRows(self.rows(1), self.on_device[3], self._index(folds)).weight_sum(self.exact)
         C = torch.tensor(Cs[chunk], dtype=self.exact, device=self.device)
         strength, eps = 1 / (C * weight_sums.mean()), float(torch.finfo(self.dtype).eps)
-        own = not self.natural or (self._small() and self._own_metrics(len(chunk) * n_folds))
+        shape = self._shape(len(chunk) * n_folds)
+        own = not self.natural or has_own_metrics(shape)
         here = common.objective.coordinates
-        metric = None if own else common.metric(for_problems(here, strength, eps))
+        metric = None if own else common.metric(shape, for_problems(here, strength, eps))
         rows = FoldRows(
             self.rows(len(chunk) * n_folds), self.on_device[3], self._index(np.tile(folds, len(chunk)))
         )
         C, settings = C.repeat_interleave(n_folds), (self.K, self.fit_intercept)
         raw = [array[-1, chunk].repeat(n_folds, axis=0) for array in path[:2]]
-        if metric is None and self._small():
+        if metric is None and choose(DESIGNS, shape) == "held columns":
             design = small_design(rows, C, self.loss, *settings)
             w = self._weights(design.coordinates, *raw)
-            solution = self.solver.minimize(design, w, _go_on)
+            solution = self._solver(design).minimize(design, w, _go_on)
             self._keep(path, design.coordinates, solution, folds, chunk)
             return
         coordinates = for_problems(here, strength.repeat_interleave(n_folds), eps)
         objective = LinearObjective(rows, self.loss, C, *settings, coordinates)
         w = self._weights(coordinates, *raw)
         if metric is None:
-            solution = self.solver.minimize(objective, w, _go_on)
+            solution = self._solver(objective).minimize(objective, w, _go_on)
         else:
-            shared, progress = Shared(metric, n_folds), Progress(objective, self.solver.tol)
+            solver, told = self._solver(objective), natural_settings(objective)
+            shared, progress = Shared(metric, n_folds), Progress(objective, solver.tol)
+            works = told["kept_work"], told["late_work"]
             descent = Descent(
-                objective, shared, True, self.solver.max_iter, progress, _go_on, look_back=False
+                objective, shared, True, solver.max_iter, progress, _go_on, works, look_back=False
             )
             evaluate = partial(objective.value_and_gradient, n_alike=n_folds)
             solution = descent.run(w, start(objective, w, evaluate))
@@ -246,7 +276,7 @@ def _go_on(iteration: Iteration) -> bool:
 
 
 def solve_present(solver: PathSolver, Cs: np.ndarray) -> Path:
-    """What `solver` would give, with classes that have no weight, on all rows or on a fold, as in `Present`.
+    """Solve, with classes that have no weight, on all rows or on a fold, as in `Present`.
 
     Folds that have the classes of all rows are solved together, and each other by itself.
     """
@@ -293,23 +323,23 @@ def _solve_narrow(solver: PathSolver, present: Present, Cs: np.ndarray) -> Path:
     return path._replace(coef=coef, intercept=intercept)
 
 
-class _Common(NamedTuple):
-    """What folds take from the solution on all rows."""
+class _AllRows(NamedTuple):
+    """The solution on all rows, from which folds start."""
 
     objective: LinearObjective | DesignObjective
     w: Tensor  # (n_Cs, n_parameters)
 
-    def metric(self, coordinates: Coordinates) -> Cholesky | Kronecker | None:
+    def metric(self, shape: Shape, coordinates: Coordinates) -> Cholesky | Kronecker | None:
         """The Fisher matrix for each C, in other coordinates; None where products must do."""
-        objective, p, K = self.objective, self.objective.n_parameters, self.objective.n_outputs
+        objective, kind = self.objective, shared_metric_of(shape)
         sample, _, n_rows = (
             objective.batches[-1] if objective.batches else (objective, 0.0, objective.rows.n_rows)
         )
-        if K == 1 and p <= CHOLESKY_PARAMETERS:
+        if kind == "cholesky":
             cholesky = Cholesky(objective)
             cholesky.set(elsewhere(sample.curvature(self.w), objective.coordinates, coordinates))
             return cholesky
-        if p // K > FACTOR_PARAMETERS:
+        if kind == "products":
             return None
         kronecker, rough = Kronecker(objective, sample, n_rows), sample.rough()
         curvature = rough.curvature(self.w.to(rough.dtype))

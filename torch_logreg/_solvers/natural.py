@@ -28,11 +28,8 @@ from torch_logreg._solvers.search import State, Trial, backtrack, start
 from torch_logreg._solvers.secants import Pair, quasi_newton_direction
 from torch_logreg._solvers.stopping import Progress
 
-CHOLESKY_PARAMETERS = 1024  # above it a factorisation costs more than the products of a CG solve
-FACTOR_PARAMETERS = 2048  # of one output, above which the same is true of an eigendecomposition
 MEMORY = 10  # secant pairs
-LAZY_WORK = 2**24  # multiplications for a Fisher matrix below which a new one costs next to nothing
-LONG, FACTORISED_WORK = 15, 2**30  # updates, and multiplications for a Fisher matrix, see `Descent`
+LONG = 15  # updates, see `Descent`
 BATCH_ACCURACY = 1.0  # of what sampling alone leaves of the decrement
 BATCH_UPDATES = 25  # at most, on one sample of the rows
 PEAK = 3.3  # matrices held while one is made and factorised, as measured
@@ -54,34 +51,11 @@ def _kronecker(objective: Objective, tol: float | None) -> Metric:
 
 METRICS: dict[str, Callable[[Objective, float | None], Metric | None]] = {
     "cholesky": lambda objective, tol: Cholesky(objective),
-    "cg": lambda objective, tol: None,
+    "products": lambda objective, tol: None,
     "exact": _exact,
     "sampled": _sampled,
     "kronecker": _kronecker,
 }
-
-# The metric by shape: the first line that holds. p parameters, K outputs, `work` the multiplications of a
-# Fisher matrix, `error` that of the largest batch. examples/benchmarks/crossovers.py times the neighbours.
-CHOICES: tuple[tuple[Callable[[int, int, int, float | None], bool], str], ...] = (
-    (lambda p, K, work, error: p <= CHOLESKY_PARAMETERS and (K == 1 or work <= LAZY_WORK), "cholesky"),
-    (lambda p, K, work, error: K == 1 or p // K > FACTOR_PARAMETERS, "cg"),
-    (lambda p, K, work, error: error is None, "exact"),
-    (lambda p, K, work, error: error is not None and error < np.inf, "sampled"),
-    (lambda p, K, work, error: True, "kronecker"),
-)
-
-
-def chosen(objective: Objective) -> str:
-    """The name of the metric for the shape of a problem."""
-    p, K = objective.n_parameters, objective.n_outputs
-    error = objective.batches[-1].error if objective.batches else None
-    shape = (p, K, objective.rows.n_rows * p**2, error)
-    return next(name for holds, name in CHOICES if holds(*shape))
-
-
-def multiplies_only(objective: Objective) -> bool:
-    """Whether nothing is made of a problem of this shape but its products with the rows."""
-    return chosen(objective) == "cg"
 
 
 @dataclass(frozen=True)
@@ -94,8 +68,19 @@ class NaturalSGD(Solver):
     steps in it contract the gradient it is kept, else it is computed anew from all rows. Without batches this
     is the damped Newton method, or with `lazy` its modification that factorises as rarely.
 
-    With ``linear_solver="cholesky"`` F is factorised, with ``"cg"`` it is only multiplied with;
-    ``"auto"`` chooses by the number of parameters.
+    Parameters
+    ----------
+    max_iter : int
+    tol : float or None
+    metric : {"cholesky", "products", "exact", "sampled", "kronecker"}
+        F factorised; only multiplied with; multiplied with, and preconditioned by its Kronecker factors, over
+        all rows or over those of the last batch; or these factors alone.
+    lazy : bool
+        Whether a metric may be kept for several steps.
+    kept_work : int
+        Multiplications for a Fisher matrix up to which a new one is made for every step all the same.
+    late_work : int
+        The same up to which exact steps are made once there have been many.
 
     References
     ----------
@@ -108,8 +93,10 @@ class NaturalSGD(Solver):
 
     max_iter: int = 100
     tol: float | None = 1e-4
-    linear_solver: Literal["auto", "cholesky", "cg"] = "auto"
+    metric: Literal["cholesky", "products", "exact", "sampled", "kronecker"] = "cholesky"
     lazy: bool = True
+    kept_work: int = 0
+    late_work: int = 0
 
     def minimize(self, objective: Objective, w: Tensor, callback: Callback) -> Solution:
         metric = self._metric(objective)
@@ -117,26 +104,26 @@ class NaturalSGD(Solver):
         if metric is None:
             return self._newton(NewtonCG(objective, self.tol), objective, w, progress, callback)
         own = metric.exact and not isinstance(metric, Cholesky)
-        lazy = self.lazy and not own and _work(objective) > LAZY_WORK
+        lazy = self.lazy and not own and _work(objective) > self.kept_work
         if isinstance(metric, Cholesky) and not lazy and not objective.batches:
             if objective.n_problems == 1:
                 return SmallNewton(objective, self.max_iter, self.tol, callback).run(w)
             return self._newton(NewtonCholesky(objective), objective, w, progress, callback)
-        return Descent(objective, metric, lazy, self.max_iter, progress, callback).run(w)
+        works = (self.kept_work, self.late_work)
+        return Descent(objective, metric, lazy, self.max_iter, progress, callback, works).run(w)
 
     def _metric(self, objective: Objective) -> Metric | None:
         """None for the Fisher matrix by its products with all rows alone."""
-        name = chosen(objective) if self.linear_solver == "auto" else self.linear_solver
-        self._check_room(objective, name)
-        return METRICS[name](objective, self.tol)
+        self._check_room(objective)
+        return METRICS[self.metric](objective, self.tol)
 
-    def _check_room(self, objective: Objective, metric: str) -> None:
+    def _check_room(self, objective: Objective) -> None:
         """Raise MemoryError if the matrices of the metric are too large for the device."""
         P, p, K = objective.n_problems, objective.n_parameters, objective.n_outputs
-        numbers = {"cholesky": p**2, "cg": 0}.get(metric, K**2 + (p // K) ** 2)
-        named = self.linear_solver == "cholesky"
-        what, instead = ("newton-cholesky", "auto") if named else ("natural-sgd", "lbfgs")
-        size = f"{p} x {p}" if metric == "cholesky" else f"{K} x {K} and {p // K} x {p // K}"
+        whole = self.metric == "cholesky"
+        numbers = {"cholesky": p**2, "products": 0}.get(self.metric, K**2 + (p // K) ** 2)
+        what, instead = ("natural-sgd", "lbfgs") if self.lazy else ("newton-cholesky", "auto")
+        size = f"{p} x {p}" if whole else f"{K} x {K} and {p // K} x {p // K}"
         check_room(
             P * PEAK * objective.dtype.itemsize * numbers,
             objective.rows.device,
@@ -217,10 +204,12 @@ class Descent:
         max_iter: int,
         progress: Progress,
         callback: Callback,
+        works: tuple[int, int],
         look_back: bool = True,
     ) -> None:
         self._objective, self._metric, self._lazy = objective, metric, lazy
         self._max_iter, self._progress, self._callback = max_iter, progress, callback
+        self._kept_work, self._late_work = works
         self._look_back = look_back
 
     def run(self, w: Tensor, state: State | None = None) -> Solution:
@@ -276,7 +265,7 @@ class Descent:
             if staying is not None and (fewer := self._objective.select(staying)) is not None:
                 self._objective, self._metric = fewer, metric.select(staying)
                 if isinstance(metric, Cholesky):
-                    self._lazy = self._lazy and _work(fewer) > LAZY_WORK
+                    self._lazy = self._lazy and _work(fewer) > self._kept_work
                 metric, state = self._metric, progress.leave(state, staying)
                 index = torch.as_tensor(staying, dtype=torch.int64, device=w.device)
                 pairs = deque((pair.select(index) for pair in pairs), maxlen=MEMORY)
@@ -296,8 +285,8 @@ class Descent:
 
         Until then directions as accurate as the quadratic model has shown to be are cheaper.
         """
-        few = self._objective.n_parameters <= CHOLESKY_PARAMETERS
-        return self._metric.exact and few and n_updates >= LONG and _work(self._objective) <= FACTORISED_WORK
+        is_small = _work(self._objective) <= self._late_work
+        return self._metric.exact and n_updates >= LONG and is_small
 
     def _start(self, w: Tensor) -> State:
         return start(self._objective, w)

@@ -12,8 +12,8 @@ from torch_logreg._solvers.sgd import SGD
 
 SOLVERS: dict[str, Callable[..., Solver]] = {
     "natural-sgd": NaturalSGD,
-    "newton-cholesky": partial(NaturalSGD, linear_solver="cholesky", lazy=False),
-    "newton-cg": partial(NaturalSGD, linear_solver="cg"),
+    "newton-cholesky": partial(NaturalSGD, metric="cholesky", lazy=False),
+    "newton-cg": partial(NaturalSGD, metric="products"),
     "lbfgs": LBFGS,
     "sgd": SGD,
 }

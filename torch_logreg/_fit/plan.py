@@ -1,0 +1,233 @@
+"""The plan: how a linear model is solved, decided by the shape of the fit alone.
+
+Every crossover between two ways is a row of a table here, with the script of ``examples/benchmarks`` that
+measured it. Both estimators ask, and nothing else compares sizes to choose a way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from torch_logreg._contracts.objective import Objective
+from torch_logreg._linear.coordinates import FACTORISED_FEATURES
+from torch_logreg._linear.samples import MIN_ROWS_PER_PARAMETER
+
+# What a solver will do with a linear objective: minibatches of the columns as they are, or of scaled ones,
+# or passes over all rows, with or without samples that grow towards these.
+Method: TypeAlias = Literal["sgd", "line search", "full", "growing"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a fit, and what is known of it before it starts.
+
+    Parameters
+    ----------
+    n_rows, n_features : int
+    n_outputs : int
+        Raw predictions a row: 1 for two classes, else the number of classes.
+    fit_intercept : bool
+    method : Method
+    n_problems : int
+    n_stored : int
+        Numbers that sparse rows hold; -1 for dense ones.
+    itemsize : int
+        Bytes of a number of X.
+    starts_at_zero, has_penalty : bool
+        Whether the first coefficients are 0, and whether every C is finite.
+    """
+
+    n_rows: int
+    n_features: int
+    n_outputs: int = 1
+    fit_intercept: bool = True
+    method: Method = "growing"
+    n_problems: int = 1
+    n_stored: int = -1
+    itemsize: int = 8
+    starts_at_zero: bool = True
+    has_penalty: bool = True
+
+    @property
+    def is_dense(self) -> bool:
+        return self.n_stored < 0
+
+    @property
+    def n_columns(self) -> int:
+        """Columns, with one of ones for an intercept."""
+        return self.n_features + self.fit_intercept
+
+    @property
+    def n_parameters(self) -> int:
+        return self.n_outputs * self.n_columns
+
+    @property
+    def work(self) -> int:
+        """Multiplications for the Fisher matrices of all problems."""
+        return self.n_problems * self.n_rows * self.n_parameters**2
+
+
+class Crossover(NamedTuple):
+    """One way, the shapes it is chosen for, and the script that measured where they begin."""
+
+    choice: str
+    holds: Callable[[Shape], bool]
+    measured: str
+
+
+def choose(table: tuple[Crossover, ...], shape: Shape) -> str:
+    """The choice of the first row that holds."""
+    return next(row.choice for row in table if row.holds(shape))
+
+
+# ---- what X is held as ----
+
+# The rows' space costs an eigendecomposition of n_rows x n_rows inner products. Those of sparse rows are
+# never made, only multiplied with, by one thread.
+MOST_ROWS, MOST_STORED, COLUMNS_FOR_A_ROW, COLUMNS_FOR_A_SPARSE_ROW = 1024, 2**20, 6, 10
+# Numbers in X up to which its scaled columns are held, and rows where there are several outputs.
+HELD_NUMBERS, HELD_SOFTMAX_ROWS = 2**20, 5_000
+
+
+def _is_held(shape: Shape) -> bool:
+    few = shape.n_outputs == 1 or shape.n_rows <= HELD_SOFTMAX_ROWS
+    return shape.is_dense and few and shape.n_rows * shape.n_columns <= HELD_NUMBERS
+
+
+def _has_short_rows(shape: Shape) -> bool:
+    n, d = shape.n_rows, shape.n_features
+    return shape.is_dense and n <= MOST_ROWS and d > FACTORISED_FEATURES and d >= COLUMNS_FOR_A_ROW * n
+
+
+def _has_short_sparse_rows(shape: Shape) -> bool:
+    wide = shape.n_rows > MOST_ROWS and shape.n_features >= COLUMNS_FOR_A_SPARSE_ROW * shape.n_rows
+    few = 0 <= shape.n_stored <= MOST_STORED
+    return wide and few and shape.method == "growing" and shape.starts_at_zero and shape.has_penalty
+
+
+DESIGNS = (
+    Crossover("plain columns", lambda s: s.method == "sgd", "by definition"),
+    Crossover("columns", lambda s: s.method == "line search", "by definition"),
+    Crossover("rows", _has_short_rows, "crossovers.py"),
+    Crossover("sparse rows", _has_short_sparse_rows, "crossovers.py"),
+    Crossover("held columns", _is_held, "small.py"),
+    Crossover("columns", lambda s: True, "tall.py"),
+)
+
+# ---- samples to start on ----
+
+ROWS_PER_PARAMETER = 64  # of the largest sample: it bends the metric by an eighth in the worst direction
+SAMPLE_NUMBERS = 2**21  # of the largest sample, at most
+SAMPLE_PART = 0.08  # of the memory of X, at most, for two classes
+SOFTMAX_ROWS = 10_000
+INFORMATIVE = 0.2  # parameters for the information in a label, up to which a sample is worth solving on
+
+
+def sample_rows(shape: Shape) -> int:
+    """Rows of the largest sample; 0 where all rows are better taken at once."""
+    if shape.n_outputs > 1:
+        return SOFTMAX_ROWS if shape.n_rows >= 2 * SOFTMAX_ROWS else 0
+    m = shape.n_columns
+    most = min(SAMPLE_NUMBERS // m, int(SAMPLE_PART * shape.n_rows * shape.itemsize / 8))
+    wanted = min(ROWS_PER_PARAMETER * m, most)
+    return wanted if wanted >= MIN_ROWS_PER_PARAMETER * m else 0
+
+
+def is_informative(shape: Shape, n_drawn: int) -> bool:
+    """Whether a sample of `n_drawn` rows is worth solving on, and not only a metric."""
+    information = n_drawn * math.log(max(shape.n_outputs, 2))
+    parameters = max(shape.n_outputs - 1, 1) * shape.n_columns
+    return shape.n_outputs == 1 or parameters <= INFORMATIVE * information
+
+
+def _draws(shape: Shape) -> bool:
+    grows = shape.method == "growing" and choose(DESIGNS, shape) == "columns"
+    return grows and shape.is_dense and sample_rows(shape) > 0
+
+
+def _gathers_starts(shape: Shape) -> bool:
+    grows = shape.method == "growing" and choose(DESIGNS, shape) == "columns"
+    return grows and shape.n_problems == 1 and metric_of(shape, "none") == "products"
+
+
+SAMPLES = (
+    Crossover("solved", lambda s: _draws(s) and is_informative(s, sample_rows(s)), "growth.py"),
+    Crossover("metric", _draws, "softmax.py --probe"),
+    Crossover("starts", _gathers_starts, "sparse.py"),
+    Crossover("none", lambda s: True, "small.py"),
+)
+
+# ---- what stands in for the Fisher matrix ----
+
+CHOLESKY_PARAMETERS = 1024  # above it a factorisation costs more than the products of a CG solve
+FACTOR_PARAMETERS = 2048  # of one output, above which the same is true of an eigendecomposition
+KEPT_WORK = 2**24  # multiplications for a Fisher matrix below which a new one costs next to nothing
+LATE_WORK = 2**30  # up to which many steps, as where classes are nearly separable, are best made exact ones
+OWN_WORK = 2**28  # for the Fisher matrices of all problems, up to which each has its own
+
+METRICS = (
+    Crossover(
+        "cholesky",
+        lambda s: s.n_parameters <= CHOLESKY_PARAMETERS and (s.n_outputs == 1 or s.work <= KEPT_WORK),
+        "crossovers.py",
+    ),
+    Crossover(
+        "products", lambda s: s.n_outputs == 1 or s.n_columns > FACTOR_PARAMETERS, "crossovers.py, wide.py"
+    ),
+    Crossover("factors", lambda s: True, "softmax.py"),
+)
+OF_FACTORS = {"none": "exact", "starts": "exact", "solved": "sampled", "metric": "kronecker"}  # by samples
+
+
+def metric_of(shape: Shape, samples: str) -> str:
+    """The metric of one problem: by a factorisation, by products, or by factors, and of which rows."""
+    one = Shape(shape.n_rows, shape.n_columns, shape.n_outputs, fit_intercept=False)
+    found = choose(METRICS, one)
+    return OF_FACTORS[samples] if found == "factors" else found
+
+
+def shared_metric_of(shape: Shape) -> str:
+    """The metric of all rows that serves the folds of one C each."""
+    if shape.n_outputs == 1 and shape.n_parameters <= CHOLESKY_PARAMETERS:
+        return "cholesky"
+    return "products" if shape.n_columns > FACTOR_PARAMETERS else "kronecker"
+
+
+def has_own_metrics(shape: Shape) -> bool:
+    """Whether each of the problems is to have a metric of its own."""
+    return choose(DESIGNS, shape) == "held columns" and shape.work <= OWN_WORK
+
+
+def matrix_numbers(shape: Shape) -> int:
+    """Numbers of the largest matrix that natural-gradient descent makes for one problem."""
+    if shape.n_parameters <= CHOLESKY_PARAMETERS:
+        return shape.n_parameters**2
+    return 0 if shape.n_columns > FACTOR_PARAMETERS else shape.n_columns**2
+
+
+class Plan(NamedTuple):
+    """How a fit is made: what X is held as, and what samples of the rows it starts on."""
+
+    design: str  # a choice of DESIGNS
+    samples: str  # a choice of SAMPLES
+    n_drawn: int  # rows of the largest sample that is drawn; 0 for none
+
+
+def plan_of(shape: Shape) -> Plan:
+    """The plan for a shape."""
+    samples = choose(SAMPLES, shape)
+    return Plan(choose(DESIGNS, shape), samples, sample_rows(shape) if samples in ("solved", "metric") else 0)
+
+
+def natural_settings(objective: Objective) -> dict[str, Any]:
+    """Settings of `NaturalSGD` for an objective: its metric, and when to change it."""
+    K, m = objective.n_outputs, objective.n_parameters // objective.n_outputs
+    samples = "none"
+    if objective.batches:
+        samples = "solved" if objective.batches[-1].error < math.inf else "metric"
+    shape = Shape(objective.rows.n_rows, m, K, fit_intercept=False)
+    late = LATE_WORK if objective.n_parameters <= CHOLESKY_PARAMETERS else 0
+    return {"metric": metric_of(shape, samples), "kept_work": KEPT_WORK, "late_work": late}
