@@ -47,7 +47,7 @@ class Separation(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """What is looked at: raw predictions are ``X @ coef.T + intercept``."""
+    """A fit to look at: raw predictions are ``X @ coef.T + intercept``."""
 
     X: Any  # (n, d): ndarray, csr_array, or a tensor
     codes: np.ndarray  # (n,)
@@ -86,7 +86,7 @@ def separation_of(
 
 
 def separation(fitted: Fitted, decrease: float) -> Separation | None:
-    """What separates the classes, completely or in part; None if nothing was found to.
+    """Find what separates the classes, completely or in part; None if nothing does.
 
     The objective, the sum over rows, was predicted to fall by `decrease` where the fit ended: rows whose
     loss can fall to 0 are then among those that had no more to lose. Infinity if nothing is known.
@@ -112,7 +112,7 @@ def separation(fitted: Fitted, decrease: float) -> Separation | None:
 
 
 def _chunks(X: Any) -> Iterator[tuple[slice, Any]]:
-    """Some rows at a time, of a dense X in float64."""
+    """Cut X into some rows at a time, of a dense X in float64."""
     step = max(1, CHUNK_NUMBERS // X.shape[1])
     for start in range(0, X.shape[0], step):
         rows = slice(start, min(start + step, X.shape[0]))
@@ -123,7 +123,7 @@ def _chunks(X: Any) -> Iterator[tuple[slice, Any]]:
 
 
 def _margins(fitted: Fitted, coef: np.ndarray, intercept: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """By how much the raw prediction of a row's class is above each other's, (n_classes, rows)."""
+    """Margins of the raw prediction of a row's class above each other's, (n_classes, rows)."""
     for rows, part in _chunks(fitted.X):
         z = np.asarray(part @ coef.T).T + intercept[:, None]
         z = np.concatenate([-z / 2, z / 2]) if len(z) == 1 else z
@@ -276,7 +276,7 @@ class _Columns:
         return np.concatenate(margins)
 
     def coordinates(self, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
-        """Of raw coefficients, (K' * m,)."""
+        """Coordinates of raw coefficients, (K' * m,)."""
         if len(coef) > 1:
             coef, intercept = coef[:-1] - coef[-1], intercept[:-1] - intercept[-1]
         scaled = coef * self._scale

@@ -55,7 +55,7 @@ CALLBACK_ATTRIBUTES = ("_skl_callbacks", "_parent_callback_ctx")
 
 
 def constraints_of(estimator: Any) -> dict[str, Any]:
-    """Of an estimator or its class: what the values of the parameters are checked against."""
+    """Return what the parameters of an estimator or its class are checked against."""
     return estimator._parameter_constraints
 
 

@@ -1,4 +1,4 @@
-"""What `fit` and `predict` were given: X and y, checked."""
+"""Checks of X and y, as `fit` and `predict` were given them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FINITE_NUMBERS = (2**26, 2**21)  # looked at at a time: on an accelerator, on th
 
 
 class TrainingData(NamedTuple):
-    """What `fit` was given, checked. X is a tensor only if it has 16 bits or lies on another device."""
+    """The checked data of a fit. X is a tensor only if it has 16 bits or lies on another device."""
 
     X: Features  # (n_rows, n_features), float32 or float64, or a tensor of 16 bits
     codes: np.ndarray  # (n_rows,) int64, index into `classes`
@@ -84,7 +84,7 @@ def check_fit(
 
 
 def weigh_classes(data: TrainingData, of_class: np.ndarray) -> TrainingData:
-    """The same with the weights of rows multiplied by those of their classes, (n_classes,)."""
+    """Multiply the weights of rows by those of their classes, (n_classes,)."""
     with np.errstate(over="ignore"):  # which is seen to below
         weights = data.weights * of_class[data.codes]
     check_range(weights, data.codes, float_info(data.X))
@@ -92,7 +92,7 @@ def weigh_classes(data: TrainingData, of_class: np.ndarray) -> TrainingData:
 
 
 def route(estimator: Any, params: dict[str, Any], sample_weight: Any = None, caller: str = "fit") -> Bunch:
-    """What the splitter (``splitter.split``) and the scorer (``scorer.score``) are to be given of metadata.
+    """Return the metadata for the splitter (``splitter.split``) and the scorer (``scorer.score``).
 
     Without metadata routing the sample weights go to the scorer, and there is nothing else.
     """
@@ -144,7 +144,7 @@ def _refuse_missing_words(y: Any) -> None:
 
 
 def _check_tensor(estimator: BaseEstimator, X: Tensor, reset: bool, defer_finite: bool) -> None:
-    """What `validate_data` checks, for a tensor that stays one."""
+    """Check what `validate_data` checks, of a tensor that stays one."""
     if X.ndim != 2:
         raise ValueError(f"Expected 2D array, got {X.ndim}D tensor of shape {tuple(X.shape)} instead.")
     if X.is_complex():

@@ -35,7 +35,7 @@ def factorise(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _of_objects(y: np.ndarray) -> str:
-    """What is wrong with labels that are objects and not all strings."""
+    """Say what is wrong with labels that are objects and not all strings."""
     kinds = sorted({type(label).__name__ for label in y})
     text = f"Unknown label type: y is an array of objects of type {', '.join(kinds)}"
     words = isinstance(y[0], str)
@@ -49,7 +49,7 @@ def _of_objects(y: np.ndarray) -> str:
 
 
 def _numbers(y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """By a table from the smallest to the largest, or by hashing; None if any is not whole."""
+    """Factorise whole numbers by a table or by hashing; None if any is not whole."""
     low, high = y.min(), y.max()
     if y.dtype.kind == "f" and not (-EXACT <= float(low) and float(high) <= EXACT):  # NaN neither
         return None
@@ -71,7 +71,7 @@ def _numbers(y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _words(y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """By hashing; None if any is not a string."""
+    """Factorise strings by hashing; None if any is none."""
     try:
         codes, words = pd.factorize(y)
     except TypeError:  # lists and the like have no hash

@@ -32,7 +32,7 @@ def _l1_ratios(ratios: Any) -> str:
 
 
 def _penalty(without: str) -> Callable[[Any], str]:
-    """Of a penalty, where `without` is what to write for none."""
+    """Advise on a penalty, where `without` is what to write for none."""
 
     def advice(penalty: Any) -> str:
         if penalty is None or penalty == "none":
@@ -98,7 +98,7 @@ ADVICE_CV: Advice = {
 
 
 def refusal(estimator: Any, given: Mapping[str, Any], advice: Advice) -> str | None:
-    """What to write instead of the arguments `given` that `advice` knows; None where there are none."""
+    """Say what to write instead of the arguments `given` that `advice` knows; None where there are none."""
     found = [f"{name}={given[name]!r} ({say(given[name])})" for name, say in advice.items() if name in given]
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""What is told of a fit while it runs: history, printed lines, scikit-learn's callbacks."""
+"""History, printed lines and scikit-learn's callbacks of a running fit."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Recorder:
         return self._forward(lambda: self._attributes(iteration.w))
 
     def history(self) -> dict[str, np.ndarray]:
-        """With F for the objective."""
+        """The history, with F for the objective."""
         columns = np.array(self.rows, dtype=np.float64).reshape(-1, len(HISTORY)).T
         return dict(zip(HISTORY, columns, strict=True))
 
 
 def scaled(history: dict[str, np.ndarray], factor: float) -> dict[str, np.ndarray]:
-    """With the objective times `factor`, which makes it scikit-learn's, and infinite where that overflows."""
+    """Multiply the objective by `factor`, which makes it scikit-learn's; infinite where that overflows."""
     with np.errstate(over="ignore", invalid="ignore"):
         return history | {"objective": history["objective"] * factor}
 

@@ -2,70 +2,54 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import pandas as pd
-import scipy.sparse
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from torch_logreg._checks.compat import CallbackSupportMixin, Interval, StrOptions, with_callbacks
-from torch_logreg._checks.containers import on_host
-from torch_logreg._checks.data import TrainingData, check_finite, check_fit, check_predict, weigh_classes
+from torch_logreg._checks.data import TrainingData, check_finite, check_fit, weigh_classes
 from torch_logreg._checks.parameters import check_all_are_read, check_parameters, check_solver_exists
 from torch_logreg._checks.ported import ADVICE, Advice, advising, refusal
 from torch_logreg._checks.start import Initial
-from torch_logreg._checks.weights import one_a_row
 from torch_logreg._contracts.solver import FAILED, MORE_ITERATIONS, REASONS, Iteration, Solver
-from torch_logreg._data.tensors import numpy_dtype, to_tensor
+from torch_logreg._data.tensors import numpy_dtype
 from torch_logreg._estimators.callbacks import HISTORY, Forward, Recorder, scaled
-from torch_logreg._fit.linear import Method, linear_problem, work_of
+from torch_logreg._estimators.fitted import FittedModel
+from torch_logreg._estimators.fitting import (
+    finite_tol,
+    guarded,
+    sampling_seed_of,
+    seed_of,
+    without_autograd,
+)
+from torch_logreg._fit.linear import linear_problem, work_of
 from torch_logreg._fit.module import module_problem
-from torch_logreg._fit.predictor import Output, linear_predictions, module_predictions
+from torch_logreg._fit.plan import Method, natural_settings
 from torch_logreg._fit.present import Present, forget_absent
 from torch_logreg._fit.problem import Problem
 from torch_logreg._inspection import Separation, separation_of
 from torch_logreg._losses.criteria import is_cross_entropy, weights_of_classes
-from torch_logreg._losses.links import LINKS, codes_of
-from torch_logreg._modules.copies import copied, picklable, unpickled
 from torch_logreg._runtime.devices import resolve_device
-from torch_logreg._runtime.out_of_memory import saying_what_to_do
-from torch_logreg._runtime.random import RandomStream
 from torch_logreg._runtime.surroundings import undisturbed, with_plain_defaults
-from torch_logreg._runtime.threads import one_thread_for, safe_after_fork
+from torch_logreg._runtime.threads import one_thread_for
 from torch_logreg._selection.holdout import EarlyStopping, split
 from torch_logreg._solvers.registry import SOLVERS
 
 READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "lr_schedule")
-LARGEST_TOL = 1e100  # whose square, times an objective, is finite
 SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
 
-OF_FIT = ("_history", "_module", "_link")
 
-
-def _fitted(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an estimator's attributes `fit` has set."""
-    return {name: value for name, value in state.items() if name.endswith("_") or name in OF_FIT}
-
-
-def _has_coefficients(estimator: TorchLogisticClassifier) -> bool:
-    return estimator.module is None
-
-
-class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
     r"""Logistic regression trained with torch, a drop-in for scikit-learn's ``LogisticRegression``.
 
     Minimises, over the coefficients and the intercept (or the parameters of a `module`),
@@ -380,7 +364,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """
         self._check_parameters()
         initial = Initial.of(coef_init, intercept_init, self._is_module())
-        with self._guarded(X), torch.inference_mode(False), torch.no_grad():
+        with guarded(self, X), torch.inference_mode(False), torch.no_grad():
             # Of rows that early stopping keeps, no sum over the rows to train on would tell.
             whole = self._solver_name() != "sgd" and not self.early_stopping
             defer_finite = whole and not self._is_module()
@@ -392,7 +376,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             work = np.inf if self._is_module() else work_of(data)
             device = resolve_device(self.device, data.X)
             defaults = with_plain_defaults(device) if self._is_module() else nullcontext()
-            with undisturbed(device), defaults, self._without_autograd(data), one_thread_for(work):
+            with undisturbed(device), defaults, self._without_autograd(device), one_thread_for(work):
                 fitted = self._solve(data, forward, initial)
             separated = self._separation(data, fitted)
             for name in ("coef_", "intercept_", "_module", "_link"):
@@ -450,35 +434,6 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         of_class = weights_of_classes(self.criterion, data.classes)
         return data if of_class is None else weigh_classes(data, of_class)
 
-    def _without_autograd(self, data: TrainingData) -> AbstractContextManager[Any]:
-        """Inference mode where it works and nothing needs a gradient by autograd.
-
-        `no_grad` alone leaves bookkeeping that a small fit has to wait for.
-        """
-        closed_form = self._solver_name() != "sgd" and not self._is_module()
-        works = closed_form and resolve_device(self.device, data.X).type in ("cpu", "cuda")
-        return torch.inference_mode() if works else nullcontext()
-
-    @contextmanager
-    def _guarded(self, X: Any) -> Iterator[None]:
-        """What every fit runs in."""
-        with self._keeping_fit_on_error(), saying_what_to_do(X, self.device), safe_after_fork():
-            # As numpy has them: an underflow is no error, whatever the caller has set.
-            with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
-                yield
-
-    @contextmanager
-    def _keeping_fit_on_error(self) -> Iterator[None]:
-        """Put fitted attributes back as they were if anything, an interrupt included, ends `fit` early."""
-        earlier = dict(vars(self))
-        try:
-            yield
-        except BaseException:
-            for name in _fitted(vars(self)):
-                delattr(self, name)
-            self.__dict__.update(_fitted(earlier))
-            raise
-
     def _solve(self, data: TrainingData, forward: Forward, initial: Initial) -> dict[str, Any]:
         """The fitted attributes."""
         present = Present.of(data, bool(self.fit_intercept))
@@ -521,10 +476,6 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             "_history": scaled(history, factor),
         }
 
-    def _tol(self) -> float | None:
-        """The number to stop at; any step meets a larger one than `LARGEST_TOL` too."""
-        return None if self.tol is None else min(float(self.tol), LARGEST_TOL)
-
     def _constant(self, data: TrainingData, present: Present) -> dict[str, Any]:
         """The fitted attributes where one class alone has weight: nothing is left to be solved."""
         check_finite(self, data.X)
@@ -545,25 +496,17 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             "_history": history,
         }
 
+    def _without_autograd(self, device: torch.device) -> AbstractContextManager[Any]:
+        closed_form = self._solver_name() != "sgd" and not self._is_module()
+        return without_autograd(device) if closed_form else nullcontext()
+
     def _seed(self) -> int:
-        """For torch's generators. None is a new one each time, which touches no global generator."""
-        given: Any = self.random_state
         if self._solver_name() != "sgd" and not self.early_stopping:
             return 0  # nothing is drawn, from a RandomState of the caller's neither
-        if isinstance(given, Integral):
-            return int(given)
-        source = np.random.RandomState() if given is None else given
-        return int(source.randint(2**31 - 1))
-
-    def _sampling_seed(self) -> int:
-        """For samples of the rows, which change nothing beyond `tol`: None is always the same."""
-        given: Any = self.random_state
-        if given is None or isinstance(given, Integral):
-            return int(given or 0)
-        return int(given.randint(2**31 - 1))
+        return seed_of(self.random_state)
 
     def _make_solver(self, problem: Problem, seed: int) -> Solver:
-        settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": self._tol()}
+        settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": finite_tol(self.tol)}
         if self._solver_name() == "sgd":
             batch_size: Any = self.batch_size
             if batch_size == "auto":
@@ -571,6 +514,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                 batch_size = MODULE_BATCH_ROWS if self._is_module() else None if small else BATCH_ROWS
             settings |= {name: getattr(self, name) for name in READ_BY_SGD}
             settings |= {"batch_size": batch_size, "seed": seed}
+        if self._solver_name() == "natural-sgd":
+            settings |= natural_settings(problem.objective)
         return SOLVERS[self._solver_name()](**settings)
 
     def _problem(self, data: TrainingData, seed: int, initial: Initial) -> Problem:
@@ -588,15 +533,17 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         if name == "sgd":
             method = "line search" if self.learning_rate == "auto" else "sgd"
         start, check = initial.coefficients(data, intercept, warm), partial(check_finite, self, data.X)
-        return linear_problem(data, device, C, intercept, start, method, self._sampling_seed, check)
+        return linear_problem(
+            data, device, C, intercept, start, method, partial(sampling_seed_of, self.random_state), check
+        )
 
     @staticmethod
     def _accuracy(problem: Problem, data: TrainingData) -> Callable[[Tensor], float]:
         return EarlyStopping(problem, data, n_iter_no_change=1).score
 
     def _separation(self, data: TrainingData, fitted: dict[str, Any]) -> Separation | None:
-        """What separates the classes of a fit without a penalty, which then has not converged."""
-        tol = self._tol()
+        """Find what separates the classes of a fit without a penalty, which then has not converged."""
+        tol = finite_tol(self.tol)
         if np.isfinite(float(self.C)) or self._is_module() or self.early_stopping or tol is None:
             return None
         return separation_of(data, fitted, bool(self.fit_intercept), tol)
@@ -616,209 +563,6 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             ConvergenceWarning,
             stacklevel=4,  # the line that called `fit`, through `with_callbacks`
         )
-
-    # ---- predictions ----
-
-    def _dense_coef(self) -> np.ndarray:
-        coef: Any = self.coef_
-        return coef.toarray() if scipy.sparse.issparse(coef) else coef
-
-    def _predictions(self, X: Any, output: Output) -> np.ndarray:
-        """`output` of the raw predictions, as (n_rows, _)."""
-        with saying_what_to_do(X, self.device), safe_after_fork():
-            return self._predicted(X, output)
-
-    def _predicted(self, X: Any, output: Output) -> np.ndarray:
-        linear = "coef_" in vars(self)
-        if not linear:  # to look for other fitted attributes takes a tenth of predicting one row
-            check_is_fitted(self)
-        features = check_predict(self, X, defer_finite=linear)
-        device = resolve_device(self.device, features)
-        if linear:
-            coef = self._dense_coef()
-            with undisturbed(device):
-                return linear_predictions(self, features, coef, self.intercept_, device, output)
-        with torch.inference_mode(False), torch.no_grad(), undisturbed(device):
-            n_outputs = len(self.classes_)
-            return module_predictions(features, self._module, LINKS[self._link], n_outputs, device, output)
-
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Raw predictions: log odds for two classes, unnormalised log-probabilities for more.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_samples,) or (n_samples, n_classes)
-            ``X @ coef_.T + intercept_``. For two classes, above 0 is ``classes_[1]``.
-        """
-        scores = self._predictions(X, lambda link, z: link.decision(z))
-        return scores[:, 0] if scores.shape[1] == 1 else scores
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Predict class labels.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,)
-            The most probable class of each row; of equals the first in `classes_`.
-        """
-        codes = self._predictions(X, lambda link, z: codes_of(link.decision(z))[None])
-        return self.classes_[codes[:, 0]]
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Predict class probabilities.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
-
-        Returns
-        -------
-        probabilities : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`. A small probability keeps its relative accuracy.
-        """
-        return self._predictions(X, lambda link, z: link.probability(z))
-
-    def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Predict the logarithms of the class probabilities.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
-
-        Returns
-        -------
-        log_probabilities : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`. Finite wherever the decision function is, unlike the
-            logarithm of `predict_proba`.
-        """
-        return self._predictions(X, lambda link, z: link.log_probability(z))
-
-    def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Mean accuracy of the predicted labels.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
-
-        y : array-like of shape (n_samples,)
-            Their true labels.
-
-        sample_weight : array-like of shape (n_samples,) or float, default=None
-            Weights of the rows.
-
-        Returns
-        -------
-        accuracy : float
-            The fraction, by weight, of the rows whose label is predicted.
-        """
-        y = on_host(y)
-        return super().score(X, y, sample_weight=one_a_row(sample_weight, y))
-
-    # ---- views of the fitted state ----
-
-    @property
-    def module_(self) -> nn.Module:
-        """The fitted model as a module, made from `coef_` and `intercept_` if it has these."""
-        check_is_fitted(self)
-        if "coef_" not in vars(self):
-            return self._module
-        coef = self._dense_coef()
-        dtype = torch.float32 if coef.dtype == np.float32 else torch.float64
-        device = torch.device("cpu") if self.device in (None, "auto") else torch.device(self.device)
-        with RandomStream(0, device).running():  # the constructor draws from the global generators
-            module = nn.Linear(coef.shape[1], coef.shape[0], device=device, dtype=dtype)
-        with torch.no_grad():
-            module.weight.copy_(to_tensor(coef, device, dtype))
-            module.bias.copy_(to_tensor(np.asarray(self.intercept_), device, dtype))
-        return module
-
-    @property
-    def history_(self) -> pd.DataFrame:
-        """What each update of the weights did: a DataFrame of one row an update.
-
-        ``objective`` and ``gradient_norm`` are those before the update, on the scales of `objective_` and
-        `tol`; ``rows_read`` and ``seconds`` count from the start of the fit; ``step`` is 1 for a whole step.
-        """
-        check_is_fitted(self)
-        return pd.DataFrame(self._history).astype({"rows_read": np.int64})
-
-    @available_if(_has_coefficients)
-    def densify(self) -> Self:
-        """Convert `coef_` to a dense array, which it is after `fit`.
-
-        Returns
-        -------
-        self : TorchLogisticClassifier
-            The fitted estimator.
-        """
-        check_is_fitted(self)
-        self.coef_ = self._dense_coef()
-        return self
-
-    @available_if(_has_coefficients)
-    def sparsify(self) -> Self:
-        """Convert `coef_` to a scipy CSR matrix, which is smaller where most of it is zero.
-
-        Returns
-        -------
-        self : TorchLogisticClassifier
-            The fitted estimator.
-        """
-        check_is_fitted(self)
-        self.coef_ = scipy.sparse.csr_matrix(self.coef_)
-        return self
-
-    def __sklearn_clone__(self) -> Self:
-        if not isinstance(self.module, nn.Module):
-            return super().__sklearn_clone__()
-        # `clone` makes a deep copy, which torch refuses of a module that keeps what it computed.
-        twin = type(self).__new__(type(self))
-        twin.__dict__.update(self.__dict__, module=None)
-        cloned = super(TorchLogisticClassifier, twin).__sklearn_clone__()
-        cloned.module = copied(self.module)
-        return cloned
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        twin = memo[id(self)] = type(self).__new__(type(self))
-        for name, value in vars(self).items():
-            is_module = isinstance(value, nn.Module)
-            twin.__dict__[name] = copied(value) if is_module else copy.deepcopy(value, memo)
-        return twin
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        # Only names of devices are pickled: skops and others refuse any object of torch.
-        if isinstance(state.get("device"), torch.device):
-            state = {**state, "device": str(state["device"])}
-        if "_module" in state:  # which is one, and must be readable where there is no such device
-            state = {**state, "_module": picklable(copied(state["_module"]).cpu())}
-        if isinstance(state.get("module"), nn.Module):
-            state = {**state, "module": picklable(state["module"])}
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        modules: dict[str, Any] = {
-            name: unpickled(state[name]) for name in ("module", "_module") if name in state
-        }
-        super().__setstate__({**state, **modules})
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
 
 
 DEFAULTS = {name: p.default for name, p in inspect.signature(TorchLogisticClassifier).parameters.items()}

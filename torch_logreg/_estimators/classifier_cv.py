@@ -36,6 +36,7 @@ from torch_logreg._contracts.solver import FAILED, MORE_ITERATIONS, REASONS, Ite
 from torch_logreg._data.tensors import numpy_dtype
 from torch_logreg._estimators.callbacks import HISTORY, Forward, scaled
 from torch_logreg._estimators.classifier import TorchLogisticClassifier
+from torch_logreg._estimators.fitting import finite_tol, guarded, sampling_seed_of, without_autograd
 from torch_logreg._inspection import Separation, separation_of
 from torch_logreg._runtime.devices import resolve_device
 from torch_logreg._runtime.out_of_memory import check_room
@@ -299,13 +300,14 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             which, and why.
         """
         self._check_parameters()
-        with self._guarded(X), torch.inference_mode(False), torch.no_grad():
+        with guarded(self, X), torch.inference_mode(False), torch.no_grad():
             data = check_fit(self, X, y, sample_weight, self.class_weight)
             weights = None if sample_weight is None else sample_weights(sample_weight, data.codes)
             routed = route(self, params, weights)
             Cs = self._values(data)
             forward = Forward(self, X, y, None if sample_weight is None else {"sample_weight": sample_weight})
-            with undisturbed(resolve_device(self.device, data.X)), self._without_autograd(data):
+            device = resolve_device(self.device, data.X)
+            with undisturbed(device), without_autograd(device):
                 fitted = self._choose(data, np.asarray(on_host(y)).reshape(-1), weights, Cs, routed, forward)
             self.__dict__.update(fitted)
             forward.close()
@@ -348,7 +350,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             of_labels = needs_labels_alone(self._scorer())
             folds = without_silent(folds, data, weights, knows_weights and not of_labels)
         order = np.argsort(Cs, kind="stable")
-        told = _Told(self, data.classes, forward)
+        told = PathHistory(self, data.classes, forward)
         path = self._solve_path(data, counts, device, told, Cs[order])
         path = Path(*(array[:, np.argsort(order)] for array in path))
         dtype = numpy_dtype(data.X, device)
@@ -379,7 +381,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             raise ValueError(f"cv={self.cv} folds cannot be made: {error}") from error
 
     def _solve_path(
-        self, data: TrainingData, counts: np.ndarray, device: torch.device, told: _Told, Cs: np.ndarray
+        self, data: TrainingData, counts: np.ndarray, device: torch.device, told: PathHistory, Cs: np.ndarray
     ) -> Path:
         name = self._solver_name()
         solver = PathSolver(
@@ -387,10 +389,10 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             counts,
             device,
             bool(self.fit_intercept),
-            CV_SOLVERS[name](max_iter=self.max_iter, tol=self._tol()),
+            partial(CV_SOLVERS[name], max_iter=self.max_iter, tol=finite_tol(self.tol)),
             name == "natural-sgd",
             name == "newton-cholesky",
-            self._sampling_seed,
+            partial(sampling_seed_of, self.random_state),
             int(min(self.max_batch_memory, 2**63)),  # which may be infinite
             told,
         )
@@ -410,7 +412,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         Cs: np.ndarray,
         scores: np.ndarray,
         path: Path,
-        told: _Told,
+        told: PathHistory,
         sorted_index: np.ndarray,
     ) -> dict[str, Any]:
         chosen = choose(Cs, scores, bool(self.one_standard_error))
@@ -452,9 +454,9 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         return fitted
 
     def _separation_of(self, data: TrainingData, path: Path, Cs: np.ndarray) -> Separation | None:
-        """What separates the classes of all rows, if there is a fit without a penalty; notes it in `path`."""
+        """Find what separates the classes of all rows, if a fit has no penalty; notes it in `path`."""
         separated = None
-        if (tol := self._tol()) is None:
+        if (tol := finite_tol(self.tol)) is None:
             return None
         for number in np.flatnonzero(np.isinf(Cs)):
             fitted = {
@@ -555,7 +557,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         )
 
 
-class _Told:
+class PathHistory:
     """Keeps what the fits on all rows tell, of every C, and passes it on to callbacks."""
 
     def __init__(self, estimator: TorchLogisticClassifierCV, classes: np.ndarray, forward: Forward) -> None:
@@ -584,7 +586,7 @@ class _Told:
         )
 
     def history(self, number: int, n_iter: int) -> dict[str, np.ndarray]:
-        """Of one problem, with F for the objective."""
+        """The history of one problem, with F for the objective."""
         found = [table[number - first] for first, table in self._kept if 0 <= number - first < len(table)]
         columns = np.array(found[:n_iter]).reshape(-1, len(HISTORY)).T
         return dict(zip(HISTORY, columns, strict=True))

@@ -1,1 +1,1 @@
-"""From checked data to a solved problem, and back."""
+"""The way from checked data to a solved problem, and back."""

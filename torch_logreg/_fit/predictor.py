@@ -89,7 +89,7 @@ def _chunk_rows(X: Features, n_outputs: int, device: torch.device) -> int:
 
 
 def _by_chunks(X: Features, step: int, of_chunk: Callable[[Features], Tensor]) -> np.ndarray:
-    """What `of_chunk` gives for `step` rows at a time, (_, n), as one (n_rows, _)."""
+    """Join what `of_chunk` gives for `step` rows at a time, (_, n), to one (n_rows, _)."""
     n_rows = X.shape[0]
     if n_rows <= step:
         return of_chunk(X).cpu().numpy().T

@@ -36,7 +36,7 @@ class Present:
 
     @classmethod
     def of(cls, data: TrainingData, fit_intercept: bool, times: np.ndarray | None = None) -> Present:
-        """Of rows that count so many `times`, once by default; all classes where there is no intercept."""
+        """The classes of rows that count so many `times`, once by default; all without an intercept."""
         n_classes = len(data.classes)
         every = cls(np.arange(n_classes), n_classes)
         if not fit_intercept or (data.weights.strides == (0,) and times is None):
@@ -54,7 +54,7 @@ class Present:
         return len(self.index) == 2 < self.n_classes
 
     def narrow(self, data: TrainingData) -> TrainingData:
-        """The same rows, as of the classes present; those of the others, without weight, as of the first."""
+        """Number the rows by the classes present; those of the others, without weight, as of the first."""
         if self.are_all:
             return data
         codes = np.zeros(self.n_classes, dtype=np.int64)
@@ -78,7 +78,7 @@ class Present:
         return coef, intercept
 
     def widen(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the narrow problem (..., K', d) and (..., K'), as those of all classes."""
+        """Make coefficients of all classes from those of the present, (..., K', d) and (..., K')."""
         if self.are_all:
             return coef, intercept
         if self.are_two_of_more:

@@ -1,4 +1,4 @@
-"""What `fit` hands to a solver, and how it reads what comes back."""
+"""Problems: an objective that `fit` hands to a solver, and how the solution is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch_logreg._data.tensors import features_to, to_tensor
 
 
 class Problem(NamedTuple):
-    """What `fit` hands to a solver, and how it reads what comes back."""
+    """Problems: an objective that `fit` hands to a solver, and how the solution is read."""
 
     objective: Objective
     start: Tensor  # (1, n_parameters)

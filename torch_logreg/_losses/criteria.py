@@ -55,7 +55,7 @@ class Criterion:
         return (weights * losses.reshape(n_rows)).sum(dtype=dtype)
 
     def _sum_of_mean(self, mean: Tensor, weights: Tensor) -> Tensor:
-        """The same where the criterion gives the mean over rows alone, if that is all one needs to know."""
+        """The weighted sum from a mean over rows, if that is all one needs to know."""
         if not bool((weights == weights[0]).all()):
             raise ValueError(
                 f"criterion={self.name} gave one number for {len(weights)} rows of unequal weight, so "
@@ -119,7 +119,7 @@ def is_cross_entropy(criterion: Any) -> bool:
 
 
 def weights_of_classes(criterion: Any, classes: np.ndarray) -> np.ndarray | None:
-    """What a criterion that `is_cross_entropy` multiplies the losses of each class by; None for nothing.
+    """Factors of a criterion that `is_cross_entropy` on the losses of each class; None for none.
 
     Of a mean over rows torch divides by these weights again; here losses are summed, so it does not matter.
     """

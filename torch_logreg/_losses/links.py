@@ -12,7 +12,7 @@ from torch_logreg._losses.losses import LOSSES
 
 
 def class_major(output: Tensor, n_rows: int) -> Tensor:
-    """What a module gave for `n_rows` rows as (n_outputs, n_rows), like all raw predictions."""
+    """Turn what a module gave for `n_rows` rows into (n_outputs, n_rows), like all raw predictions."""
     output = by_row(output, n_rows)
     return output[None] if output.ndim == 1 else output.T.contiguous()
 

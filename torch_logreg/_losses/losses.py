@@ -43,7 +43,7 @@ class BinaryCrossEntropy:
 
     @staticmethod
     def codes(target: Tensor) -> Tensor:
-        """What `encode` was given."""
+        """Class codes, of what `encode` made of them."""
         return (target < 0).to(torch.int64)
 
     @staticmethod
@@ -68,12 +68,12 @@ class BinaryCrossEntropy:
 
     @staticmethod
     def fisher(z: Tensor) -> Tensor:
-        """What the three functions below need of ``z``: here ``p (1 - p)``."""
+        """Prepare what the three functions below need of ``z``: here ``p (1 - p)``."""
         return torch.sigmoid(z) * torch.sigmoid(-z)  # (P, 1, n)
 
     @staticmethod
     def fisher_operator(fisher: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:
-        """Of ``dz`` (P, K, n), which is overwritten: its products with each row's weighted Fisher matrix."""
+        """Return what maps ``dz`` (P, K, n), in place, to products with each row's weighted Fisher matrix."""
         weighted = fisher * weights[:, None]
         return lambda dz: dz.mul_(weighted)
 
@@ -83,7 +83,7 @@ class BinaryCrossEntropy:
 
     @staticmethod
     def fisher_factors(fisher: Tensor) -> Tensor | None:
-        """What b (P, K, n) makes the Fisher matrix of a row ``-b_k b_l`` off its diagonal; None for 0."""
+        """The b (P, K, n) that make a row's Fisher matrix ``-b_k b_l`` off its diagonal; None for 0."""
         return None
 
     @staticmethod
@@ -123,7 +123,7 @@ class SoftmaxCrossEntropy:
 
     @staticmethod
     def codes(target: Tensor) -> Tensor:
-        """What `encode` was given."""
+        """Class codes, of what `encode` made of them."""
         return target
 
     @classmethod
@@ -143,7 +143,7 @@ class SoftmaxCrossEntropy:
 
     @staticmethod
     def _of_differences(z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Of z less that of the row's class, which is overwritten."""
+        """Value and gradient of z less that of the row's class, which is overwritten."""
         others = z.scatter_(1, index, -torch.inf)
         largest = others.amax(dim=1, keepdim=True)
         odds = others.sub_(largest).exp_()  # against the row's class, by class and but for a factor
@@ -159,12 +159,12 @@ class SoftmaxCrossEntropy:
 
     @staticmethod
     def fisher(z: Tensor) -> Tensor:
-        """What the three functions below need of ``z``: here the probabilities."""
+        """Prepare what the three functions below need of ``z``: here the probabilities."""
         return torch.softmax(z, dim=1)  # (P, K, n)
 
     @staticmethod
     def fisher_operator(fisher: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:
-        """Of ``dz`` (P, K, n), which is overwritten: its products with each row's weighted Fisher matrix."""
+        """Return what maps ``dz`` (P, K, n), in place, to products with each row's weighted Fisher matrix."""
         likeliest, weighted = _likeliest(fisher), fisher * weights[:, None]
 
         def product(dz: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class SoftmaxCrossEntropy:
 
     @staticmethod
     def fisher_factors(fisher: Tensor) -> Tensor | None:
-        """What b (P, K, n) makes the Fisher matrix of a row ``-b_k b_l`` off its diagonal; None for 0."""
+        """The b (P, K, n) that make a row's Fisher matrix ``-b_k b_l`` off its diagonal; None for 0."""
         return fisher
 
     @staticmethod

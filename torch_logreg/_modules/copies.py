@@ -40,7 +40,7 @@ def sharing_parameters(module: nn.Module) -> nn.Module:
 
 
 def _replaced(module: nn.Module) -> dict[int, Any]:
-    """What is to stand for what of the module no deep copy can be made of, by identity."""
+    """Stand-ins, by identity, for what of the module no deep copy can be made of."""
     found: dict[int, Any] = {}
     for tensor in _tensors_in(module):
         if not tensor.is_leaf:
@@ -104,7 +104,7 @@ def _tensors_in(module: nn.Module) -> Iterator[Tensor]:
 
 
 class Traces:
-    """What a module's own attributes are now, to be compared with what they are after a forward pass."""
+    """A module's own attributes as they are now, to be compared with what they are after a forward pass."""
 
     def __init__(self, module: nn.Module) -> None:
         # With the objects themselves: a new one could get the identity of an old one that is gone.
@@ -213,7 +213,7 @@ def _drop_local_hooks_of_torch(layer: nn.Module) -> None:
 
 
 def unpickled(module: Any) -> Any:
-    """What `picklable` was given."""
+    """Return the module that `picklable` was given."""
     if not isinstance(module, dict):
         return module
     return FORMS[module["form"]](**{name: value for name, value in module.items() if name != "form"})

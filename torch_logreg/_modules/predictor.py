@@ -1,4 +1,4 @@
-"""What a trained module gives for rows, without a trace in the module, by many threads at once."""
+"""Outputs of a trained module, without a trace in it, by many threads at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch_logreg._runtime.surroundings import with_plain_defaults
 
 
 class Habits(NamedTuple):
-    """What a forward pass in eval mode was seen to do besides."""
+    """Side effects that a forward pass in eval mode was seen to have."""
 
     keeps: bool  # something in the module
     draws: bool  # random numbers
@@ -66,7 +66,7 @@ class ModulePredictor:
         self._here = module if _is_on(module, device) else _moved(module, device)
 
     def outputs(self, X: Tensor) -> Tensor:
-        """Of dense rows on the device."""
+        """The outputs for dense rows on the device."""
         habits = _HABITS.get(self._module)
         if habits is None:
             return self._watched(X)

@@ -1,4 +1,4 @@
-"""What is checked of a module before it is trained, and how it is called."""
+"""Checks of a module before it is trained, and how it is called."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOG_PROBABILITY_ERROR = 1e-3  # of log-probabilities, in the log of their sum
 
 
 def forward(module: nn.Module, X: Tensor) -> Any:
-    """What a module gives for rows X, which it may write to: layers that work in place do."""
+    """Call a module with rows X, which it may write to: layers that work in place do."""
     floats = (
         "pass X.astype('float32') to a module that works in float32 inside"
         if X.dtype == torch.float64
@@ -170,7 +170,7 @@ def _within_bounds(output: Tensor) -> bool:
 
 
 def _squashing_seen(output: Tensor, module: nn.Module, X: Tensor) -> str | None:
-    """What ends a module whose outputs are probabilities on all trials, however that is computed."""
+    """Name what ends a module whose outputs are probabilities on all trials, however that is computed."""
     if not _within_bounds(output):
         return None
     sums = output.ndim == 2 and output.shape[1] > 1
@@ -184,6 +184,8 @@ def _squashing_seen(output: Tensor, module: nn.Module, X: Tensor) -> str | None:
 def _with_other_weights(module: nn.Module, X: Tensor) -> Iterator[Tensor]:
     """Outputs with weights drawn at random, so large that logits leave their bounds; finite ones alone.
 
+    A module that refuses such weights is not judged by them.
+
     Those of the module itself say little: logits may well lie between 0 and 1, and of weights 0 all are 0.
     """
     tried, X = copied(module).eval(), X[:TRIED_ROWS]
@@ -194,7 +196,7 @@ def _with_other_weights(module: nn.Module, X: Tensor) -> Iterator[Tensor]:
             parameter.data = drawn.normal_(std=spread, generator=generator).to(parameter)
         try:
             output = by_row(evaluate(tried, X), len(X))
-        except Exception:  # of a module that refuses such weights: it is not judged by them
+        except (ArithmeticError, AssertionError, RuntimeError, ValueError):  # it refuses such weights
             return
         if bool(output.isfinite().all()):
             yield output

@@ -73,7 +73,7 @@ def version(tensor: Tensor) -> int:
 
 
 def loading_hooks(layer: nn.Module) -> MutableMapping[int, Any]:
-    """What is called before a layer's state is loaded; each may be wrapped, and is then its `hook`."""
+    """The hooks that run before a layer's state is loaded; each may be wrapped, and is then its `hook`."""
     hooks: Any = layer._load_state_dict_pre_hooks
     return hooks
 

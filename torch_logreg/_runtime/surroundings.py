@@ -1,4 +1,4 @@
-"""What a caller has switched on for all of torch, and a fit or prediction is to be left alone by."""
+"""Settings of torch that a caller has made, and that a fit or prediction is to be left alone by."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ SMALL_WORK = 2**22  # multiplications in one product: less than a millisecond of
 
 
 def safe_after_fork() -> AbstractContextManager[None]:
-    """In a forked child compute with one thread; in any other process change nothing.
+    """Compute with one thread in a forked child; in any other process change nothing.
 
     The pool of threads of OpenMP does not survive a fork: once the parent has used it, the first parallel
     operation of the child never returns (pytorch issues 2245 and 41197).

@@ -52,7 +52,7 @@ class Scorer:
         intercept: np.ndarray,
         device: torch.device,
     ) -> np.ndarray:
-        """Of coefficients (n_Cs, K, d) and intercepts (n_Cs, K): a score each, (n_Cs,)."""
+        """Score coefficients (n_Cs, K, d) and intercepts (n_Cs, K): (n_Cs,)."""
         given = {name: cut_to(value, test, len(y)) for name, value in self._parameters.items()}
         if self._name is not None and set(given) <= {"sample_weight"}:
             weights = given.get("sample_weight")

@@ -41,7 +41,7 @@ def _balanced_accuracy(z: Tensor, codes: Tensor, weights: Tensor | None) -> Tens
 
 
 def _neg_log_loss(z: Tensor, codes: Tensor, weights: Tensor | None) -> Tensor:
-    """With probabilities cut off at `LEAST`, as scikit-learn does: a score must be the same there."""
+    """Cut probabilities off at `LEAST`, as scikit-learn does: a score must be the same there."""
     z = z.to(torch.float64)
     if z.shape[1] == 1:
         loss = F.softplus((1 - 2 * codes) * z[:, 0], threshold=40)
@@ -60,7 +60,7 @@ def _neg_brier_score(z: Tensor, codes: Tensor, weights: Tensor | None) -> Tensor
 
 
 def _ranked(z: Tensor, positive: Tensor, weights: Tensor | None) -> tuple[Tensor, ...]:
-    """By falling z (Q, n): weight of positives and of all rows, and the first and last row of each tie."""
+    """Rank by falling z (Q, n): weights of positives and of all rows, first and last row of each tie."""
     z, order = z.sort(dim=1, descending=True)
     positive = positive.to(torch.float64).expand(z.shape).gather(1, order)
     every = torch.ones_like(positive) if weights is None else weights[order]
@@ -84,7 +84,7 @@ def _roc_auc(z: Tensor, codes: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def _average_precision(z: Tensor, codes: Tensor, weights: Tensor | None) -> Tensor:
-    """Of several classes the mean over each against the rest."""
+    """The mean over several classes of each against the rest."""
     n_models, K, n = z.shape
     target = codes[None] if K == 1 else F.one_hot(codes, K).T
     positive, every, _, last = _ranked(z.reshape(-1, n), target.repeat(n_models, 1), weights)
