@@ -2,7 +2,7 @@
 
     python examples/benchmarks/accuracy.py [--write]
 
-The optimum is that of the independent float64 Newton in `tests/oracle.py`. A cell is the worst of
+The optimum is that of the independent float64 Newton in `tests/helpers/oracle.py`. A cell is the worst of
 C = 0.001, 1 and 10 000: the objective above the optimum, relative to it; the largest error of a
 training probability; and how many of the three fits warned. `--write` puts the table into
 `docs/_accuracy_table.md`, and some of its rows into the README.
@@ -25,8 +25,8 @@ from torch_logreg import TorchLogisticClassifier
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
-from datasets import NAMES, load, standardised  # noqa: E402
-from oracle import objective, solve  # noqa: E402
+from helpers.datasets import NAMES, load, standardised  # noqa: E402
+from helpers.oracle import objective, solve  # noqa: E402
 
 STRENGTHS = (1e-3, 1.0, 1e4)
 PEERS = {

@@ -3,11 +3,12 @@
     python examples/benchmarks/soak.py [--minutes 10] [--seed 0] [--threads 1]
 
 Each problem is drawn from its seed: rows, columns, classes, units and offsets, collinear columns, dtype,
-format, weights, C, with or without an intercept. The fit must agree with `tests/oracle.py` in its objective
-and its probabilities, or warn of what it is: classes that can be separated (if and only if they can), or
-columns that the dtype cannot resolve. Where the oracle fails, or its coefficients cancel to fewer digits of
-its own predictions than are asked for, or its objective is above that of the fit, there is no judge. A
-disagreement is printed with the seed that makes it again (`--seed S --minutes 0`), and the exit status is 1.
+format, weights, C, with or without an intercept. The fit must agree with `tests/helpers/oracle.py` in its
+objective and its probabilities, or warn of what it is: classes that can be separated (if and only if they
+can), or columns that the dtype cannot resolve. Where the oracle fails, or its coefficients cancel to fewer
+digits of its own predictions than are asked for, or its objective is above that of the fit, there is no
+judge. A disagreement is printed with the seed that makes it again (`--seed S --minutes 0`), and the exit
+status is 1.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from torch_logreg import TorchLogisticClassifier
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
-import oracle  # noqa: E402
+from helpers import oracle  # noqa: E402
 
 # By dtype and tol: of the objective above the optimum, relative, and of a probability. Where classes are
 # nearly separated the objective is next to 0, and rounding of the coefficients is seen in it.

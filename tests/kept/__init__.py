@@ -1,0 +1,1 @@
+"""Files of fitted estimators, and what made them."""
