@@ -204,7 +204,7 @@ class Descent:
         max_iter: int,
         progress: Progress,
         callback: Callback,
-        works: tuple[int, int],
+        works: tuple[int, int] = (0, 0),  # `kept_work` and `late_work` of `NaturalSGD`
         look_back: bool = True,
     ) -> None:
         self._objective, self._metric, self._lazy = objective, metric, lazy
