@@ -60,7 +60,7 @@ def go_on(iteration):
 def test_problems_that_leave_end_where_they_would_have_ended(solver, name, kind, monkeypatch):
     objective = objective_of(name, kind)
     w = torch.zeros(objective.n_problems, objective.n_parameters, dtype=torch.float64)
-    solver = SOLVERS[solver](max_iter=200, tol=1e-6)
+    solver = SOLVERS[solver].make(max_iter=200, tol=1e-6)
     monkeypatch.setattr(stopping, "LEAVE_NUMBERS", np.inf)
     together = solver.minimize(objective, w, go_on)
     monkeypatch.setattr(stopping, "LEAVE_NUMBERS", 0)
@@ -89,10 +89,11 @@ def test_problems_without_an_end_stop_with_the_others_gone(monkeypatch):
     monkeypatch.setattr(stopping, "LEAVE_NUMBERS", 0)
     objective = objective_of("breast_cancer", "small")
     w = torch.zeros(objective.n_problems, objective.n_parameters, dtype=torch.float64)
-    solution = SOLVERS["natural-sgd"](max_iter=6, tol=1e-6).minimize(objective, w, go_on)
+    solution = SOLVERS["natural-sgd"].make(max_iter=6, tol=1e-6).minimize(objective, w, go_on)
     assert "converged" in solution.reasons and "max_iter" in solution.reasons
     assert solution.n_iter.max() == 6 > solution.n_iter.min()
-    stopped = SOLVERS["natural-sgd"](max_iter=100, tol=1e-6).minimize(objective, w, lambda i: i.number == 5)
+    longer = SOLVERS["natural-sgd"].make(max_iter=100, tol=1e-6)
+    stopped = longer.minimize(objective, w, lambda iteration: iteration.number == 5)
     assert [reason.replace("callback", "max_iter") for reason in stopped.reasons] == solution.reasons
 
 
@@ -109,7 +110,7 @@ def test_equal_starts_are_evaluated_once_for_all_folds():
 
 def test_a_last_step_nobody_looks_back_on_saves_a_pass_and_ends_at_the_same_point():
     objective = objective_of("breast_cancer", "linear")
-    w = SOLVERS["natural-sgd"](tol=1e-2).minimize(objective, torch.zeros(len(CS), 31).double(), go_on).w
+    w = SOLVERS["natural-sgd"].make(tol=1e-2).minimize(objective, torch.zeros(len(CS), 31).double(), go_on).w
 
     def run(look_back):
         metric = Cholesky(objective)

@@ -47,7 +47,7 @@ from torch_logreg._runtime.random import RandomStream
 from torch_logreg._runtime.surroundings import undisturbed, with_plain_defaults
 from torch_logreg._runtime.threads import one_thread_for, safe_after_fork
 from torch_logreg._selection.holdout import EarlyStopping, split
-from torch_logreg._solvers.registry import SOLVERS
+from torch_logreg._solvers.registry import SOLVERS, make_solver
 
 READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "lr_schedule")
 LARGEST_TOL = 1e100  # whose square, times an objective, is finite
@@ -562,7 +562,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             return int(given or 0)
         return int(given.randint(2**31 - 1))
 
-    def _make_solver(self, problem: Problem, seed: int) -> Solver:
+    def _make_solver(self, problem: Problem, seed: int) -> Solver[Any]:
         settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": self._tol()}
         if self._solver_name() == "sgd":
             batch_size: Any = self.batch_size
@@ -571,7 +571,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                 batch_size = MODULE_BATCH_ROWS if self._is_module() else None if small else BATCH_ROWS
             settings |= {name: getattr(self, name) for name in READ_BY_SGD}
             settings |= {"batch_size": batch_size, "seed": seed}
-        return SOLVERS[self._solver_name()](**settings)
+        return make_solver(self._solver_name(), problem.objective, settings)
 
     def _problem(self, data: TrainingData, seed: int, initial: Initial) -> Problem:
         device, C = resolve_device(self.device, data.X), float(self.C)

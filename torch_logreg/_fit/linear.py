@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
+from torch_logreg._contracts.objective import Objective
 from torch_logreg._contracts.rows import Matrix
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.products import matmul
@@ -18,6 +19,7 @@ from torch_logreg._fit.present import Present
 from torch_logreg._fit.problem import Problem, make_rows
 from torch_logreg._linear.coordinates import Coordinates
 from torch_logreg._linear.held import DesignObjective, design, small_design
+from torch_logreg._linear.minibatches import MinibatchObjective
 from torch_logreg._linear.objective import LinearObjective
 from torch_logreg._linear.row_space import RowSpace, has_short_rows, inner_products, spanned
 from torch_logreg._linear.samples import batch_rows, make_batches, sampled_starts
@@ -75,12 +77,12 @@ def linear_problem(
     Cs = regular_C(present.inverse_strength(np.array([C])), data, exact)
     inverse_strength = torch.tensor(Cs, dtype=exact, device=device)
     settings = (rows, loss, inverse_strength, n_outputs, fit_intercept)
-    objective, coordinates = _in_a_space(settings, method, earlier is None, seed)
-    start = torch.zeros((1, objective.n_parameters), dtype=exact, device=device)
+    raw: tuple[Tensor, Tensor] | None = None
     if earlier is not None:
         narrow = present.narrow_coefficients(*earlier)
         coef, intercept = (to_tensor(array[None], device, exact) for array in narrow)
-        start = coordinates.canonical(coordinates.from_raw(coef, intercept * fit_intercept))
+        raw = coef, intercept * fit_intercept
+    objective, coordinates, start = _in_a_space(settings, method, raw, seed)
     kept_as = numpy_dtype(data.X, device)
 
     def attributes(w: Tensor) -> dict[str, Any]:
@@ -117,16 +119,27 @@ def linear_problem(
 
 
 def _in_a_space(
-    settings: Settings, method: Method, from_nothing: bool, seed: Callable[[], int]
-) -> tuple[LinearObjective | DesignObjective | SparseRowObjective, Space]:
-    """F of one problem, of the columns or in the space of the rows, and the way back to raw coefficients."""
+    settings: Settings, method: Method, earlier: tuple[Tensor, Tensor] | None, seed: Callable[[], int]
+) -> tuple[LinearObjective | DesignObjective | SparseRowObjective, Space, Tensor]:
+    """F of one problem, of the columns or in the space of the rows, the way back to raw coefficients.
+
+    Last the weights to start from: those of `earlier` raw coefficients, or 0.
+    """
     rows = settings[0]
     if method in ("full", "growing") and has_short_rows(rows):
-        return in_row_space(*settings)
-    if method == "growing" and from_nothing and (found := sparse_row_space(*settings)) is not None:
-        return found
-    objective = linear_objective(*settings, method, seed)
-    return objective, objective.coordinates
+        objective, space = in_row_space(*settings)
+        return objective, space, _start(objective, space, earlier)
+    # Given coefficients need not be combinations of the rows.
+    if method == "growing" and earlier is None and (found := sparse_row_space(*settings)) is not None:
+        return *found, found[0].zeros()
+    of_columns = linear_objective(*settings, method, seed)
+    return of_columns, of_columns.coordinates, _start(of_columns, of_columns.coordinates, earlier)
+
+
+def _start(
+    objective: Objective, space: Coordinates | RowSpace, earlier: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    return objective.zeros() if earlier is None else space.canonical(space.from_raw(*earlier))
 
 
 def regular_C(C: np.ndarray, data: TrainingData, dtype: torch.dtype) -> np.ndarray:
@@ -149,10 +162,10 @@ def linear_objective(
     if method == "sgd":
         strength = 1 / (C * rows.weight_sum(C.dtype))
         plain = Coordinates(None, strength, rows.n_features, *shape, loss.shift_invariant)
-        return LinearObjective(rows, loss, C, *shape, plain)
+        return MinibatchObjective(rows, loss, C, *shape, plain)
     m = rows.n_features + fit_intercept
     if method == "line search":
-        return LinearObjective(rows, loss, C, *shape)
+        return MinibatchObjective(rows, loss, C, *shape)
     if is_small(rows, n_outputs, fit_intercept):
         return small_design(rows, C, loss, *shape)
     growing = method == "growing"
@@ -161,7 +174,7 @@ def linear_objective(
         return LinearObjective(rows, loss, C, *shape, *make_batches(rows, C, loss, *shape, n_drawn, seed()))
     objective = LinearObjective(rows, loss, C, *shape)
     if growing and len(C) == 1 and multiplies_only(objective):
-        objective.batches = sampled_starts(objective, seed())
+        objective.batches = sampled_starts(rows, objective, seed())
     return objective
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torch_logreg._contracts.objective import Batch
-from torch_logreg._contracts.rows import Rows
+from torch_logreg._contracts.rows import Drawable
 from torch_logreg._data.samples import HeldRows, SampledRows
 from torch_logreg._linear.coordinates import Coordinates, find_null_space, gram
 from torch_logreg._linear.held import DesignObjective, design
@@ -29,7 +29,7 @@ START_PARTS, START_ROWS_PER_PARAMETER, MIN_STARTED_ROWS = (64, 8), 2, 20_000
 RARE = 5.0  # rows behind a column of a sample, down to which its curvature can be relied on
 
 
-def batch_rows(rows: Rows, n_outputs: int, m: int) -> int:
+def batch_rows(rows: Drawable, n_outputs: int, m: int) -> int:
     """Rows of the largest batch, of `m` numbers each; 0 where all rows are better taken at once."""
     if n_outputs > 1:
         return SOFTMAX_ROWS if rows.n_rows >= 2 * SOFTMAX_ROWS else 0
@@ -42,7 +42,14 @@ class Sampling:
     """Draws a sample of about `n_drawn` rows, and makes coordinates and batches of it."""
 
     def __init__(
-        self, rows: Rows, C: Tensor, loss: Loss, n_outputs: int, fit_intercept: bool, n_drawn: int, seed: int
+        self,
+        rows: Drawable,
+        C: Tensor,
+        loss: Loss,
+        n_outputs: int,
+        fit_intercept: bool,
+        n_drawn: int,
+        seed: int,
     ) -> None:
         self._rows, self._loss, self._n_drawn = rows, loss, n_drawn
         self._strength = 1 / (C * rows.weight_sum(C.dtype))
@@ -95,13 +102,13 @@ class Sampling:
         return self._coordinates(moments(self._rows, weight_sum, self._shape[1]))
 
 
-def sampled_starts(objective: LinearObjective, seed: int) -> list[Batch]:
+def sampled_starts(rows: Drawable, objective: LinearObjective, seed: int) -> list[Batch]:
     """Batches of gathered rows for a problem of so many columns that only products are made with it.
 
     What is not the penalty's of the Fisher matrix at weights 0 adds up to the number of parameters that the
     rows decide on. Samples have to be several times as many rows, and several times fewer than all.
     """
-    rows, coordinates, loss = objective.rows, objective.coordinates, objective.loss
+    coordinates, loss = objective.coordinates, objective.loss
     strength = coordinates.strength
     decided = (1 - strength[:, None] * coordinates.inverse_scale[:, 0].square()).clamp(min=0)
     parameters = float((decided * coordinates.varies).sum(dim=1).max()) * max(objective.n_outputs - 1, 1)
@@ -125,7 +132,7 @@ def _batch(objective: DesignObjective) -> Batch:
 
 
 def make_batches(
-    rows: Rows, C: Tensor, loss: Loss, n_outputs: int, fit_intercept: bool, n_drawn: int, seed: int
+    rows: Drawable, C: Tensor, loss: Loss, n_outputs: int, fit_intercept: bool, n_drawn: int, seed: int
 ) -> tuple[Coordinates, list[Batch]]:
     """Coordinates from the moments of a sample of about `n_drawn` rows, and batches of up to as many."""
     sampling = Sampling(rows, C, loss, n_outputs, fit_intercept, n_drawn, seed)

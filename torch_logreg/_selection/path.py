@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
+from torch_logreg._contracts.objective import Factorable
 from torch_logreg._contracts.solver import Iteration, Solution, Solver
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
 from torch_logreg._data.tensors import features_to, float_dtype, to_tensor
 from torch_logreg._fit.linear import Method, is_small, linear_objective, regular_C
 from torch_logreg._fit.present import Present
-from torch_logreg._linear.coordinates import Coordinates, elsewhere, for_problems
+from torch_logreg._linear.coordinates import Coordinates, Moved, for_problems
 from torch_logreg._linear.held import DesignObjective, small_design
 from torch_logreg._linear.objective import LinearObjective
 from torch_logreg._losses.losses import LOSSES, Loss
@@ -68,7 +69,7 @@ class PathSolver:
     counts: np.ndarray  # (n_folds, n_rows): how often each row is in the training part of each fold
     device: torch.device
     fit_intercept: bool
-    solver: Solver
+    solver: Solver[Factorable]
     natural: bool  # whether metrics may be shared
     factorises: bool  # the whole Fisher matrix, however large
     seed: Callable[[], int]  # of samples of the rows
@@ -307,11 +308,11 @@ class _Common(NamedTuple):
         )
         if K == 1 and p <= CHOLESKY_PARAMETERS:
             cholesky = Cholesky(objective)
-            cholesky.set(elsewhere(sample.curvature(self.w), objective.coordinates, coordinates))
+            cholesky.set(Moved(sample.curvature(self.w), objective.coordinates, coordinates))
             return cholesky
         if p // K > FACTOR_PARAMETERS:
             return None
         kronecker, rough = Kronecker(objective, sample, n_rows), sample.rough()
         curvature = rough.curvature(self.w.to(rough.dtype))
-        kronecker.set(elsewhere(curvature, objective.coordinates, coordinates))
+        kronecker.set(Moved(curvature, objective.coordinates, coordinates))
         return kronecker
