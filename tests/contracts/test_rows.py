@@ -470,15 +470,6 @@ def test_sampled_rows_are_the_sample_a_few_at_a_time(kind, step, monkeypatch):
     torch.testing.assert_close(few.total(products), weights @ X, rtol=1e-13, atol=0)
 
 
-def test_sampled_rows_refuse_what_has_no_meaning_for_them():
-    few = SampledRows(*_sampled(300, 60), 60)
-    generator = torch.Generator()
-    with pytest.raises(NotImplementedError):
-        few.minibatches(10, generator)
-    with pytest.raises(NotImplementedError):
-        few.sample(10, lambda target: target, generator)
-
-
 def test_infinity_in_sums_over_a_sample_is_reported_by_the_rows():
     def check() -> None:
         raise ValueError("X has infinity")

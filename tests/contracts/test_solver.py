@@ -13,7 +13,7 @@ from torch import Tensor
 
 from helpers import oracle
 from helpers.counted import CountedRows, Data
-from torch_logreg._contracts.objective import Curvature
+from torch_logreg._contracts.objective import Fisher
 from torch_logreg._contracts.solver import Iteration, Solution
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._linear.objective import LinearObjective
@@ -75,7 +75,7 @@ def _minimize(
     solver: str, objective: LinearObjective, w: Tensor | None = None, tol: float = 1e-5, max_iter: int = 300
 ) -> tuple[Solution, list[Iteration]]:
     iterations: list[Iteration] = []
-    minimizer = SOLVERS[solver](max_iter=max_iter, tol=tol)
+    minimizer = SOLVERS[solver].make(max_iter=max_iter, tol=tol)
     w = _zero(objective) if w is None else w
     return minimizer.minimize(objective, w, lambda iteration: iterations.append(iteration)), iterations
 
@@ -204,7 +204,7 @@ def test_rows_read_is_what_the_rows_were_asked_for(solver, loss, kind):
         counted.append(objective.rows.passes * objective.rows.n_rows)
         return False
 
-    SOLVERS[solver](max_iter=100, tol=1e-5).minimize(objective, _zero(objective), compare)
+    SOLVERS[solver].make(max_iter=100, tol=1e-5).minimize(objective, _zero(objective), compare)
     assert told == counted
 
 
@@ -222,7 +222,7 @@ def test_a_newton_step_by_cholesky_reads_the_rows_twice(loss):
 def test_a_step_of_lbfgs_far_from_the_optimum_reads_the_rows_once(loss):
     objective = _objective(loss, _data(loss), [1.0], rows=CountedRows)
     passes = []
-    SOLVERS["lbfgs"](max_iter=3, tol=1e-9).minimize(
+    SOLVERS["lbfgs"].make(max_iter=3, tol=1e-9).minimize(
         objective, _zero(objective), lambda _: passes.append(objective.rows.passes)
     )
     assert np.diff(passes).tolist() == [1, 1]
@@ -241,7 +241,7 @@ def test_a_callback_that_returns_true_stops_the_solver(solver, loss):
         seen.append(iteration)
         return len(seen) == 2
 
-    minimizer = SOLVERS[solver](max_iter=100, tol=1e-8)
+    minimizer = SOLVERS[solver].make(max_iter=100, tol=1e-8)
     solution = minimizer.minimize(objective, _zero(objective), stop_at_the_second)
     assert len(seen) == 2
     assert solution.reasons == ["callback"] * 2
@@ -287,10 +287,10 @@ def test_a_weak_penalty_on_separable_classes_has_an_optimum(solver, loss, kind, 
 
 @solvers
 def test_a_solver_is_a_frozen_dataclass(solver):
-    made = SOLVERS[solver](max_iter=7, tol=1e-3)
+    made = SOLVERS[solver].make(max_iter=7, tol=1e-3)
     assert dataclasses.is_dataclass(made)
     assert (made.max_iter, made.tol) == (7, 1e-3)
-    assert made == SOLVERS[solver](max_iter=7, tol=1e-3)
+    assert made == SOLVERS[solver].make(max_iter=7, tol=1e-3)
     for field in dataclasses.fields(made):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, field.name, 1)
@@ -298,7 +298,7 @@ def test_a_solver_is_a_frozen_dataclass(solver):
 
 @solvers
 def test_a_solver_can_be_used_again(solver):
-    minimizer = SOLVERS[solver](max_iter=100, tol=1e-6)
+    minimizer = SOLVERS[solver].make(max_iter=100, tol=1e-6)
     objective = _objective("softmax", _data("softmax"), [1.0])
     first, second = (minimizer.minimize(objective, _zero(objective), lambda _: False) for _ in range(2))
     assert torch.equal(first.w, second.w)
@@ -308,7 +308,7 @@ def test_a_solver_can_be_used_again(solver):
 # ---- conjugate gradients ----
 
 
-def _solve(curvature: Curvature, b: Tensor, n_steps: int, accuracy: Tensor) -> tuple[Tensor, Tensor]:
+def _solve(curvature: Fisher, b: Tensor, n_steps: int, accuracy: Tensor) -> tuple[Tensor, Tensor]:
     diagonal = curvature.diagonal()
     return conjugate_gradient(curvature.product, b, lambda r: r / diagonal, n_steps, accuracy)[:2]
 
@@ -386,5 +386,5 @@ def test_an_update_accepted_at_once_is_one_transfer_to_the_host(solver, monkeypa
         return False
 
     monkeypatch.setattr(torch.Tensor, "cpu", counting)
-    SOLVERS[solver](max_iter=3, tol=0.0).minimize(objective, _zero(objective), note)
+    SOLVERS[solver].make(max_iter=3, tol=0.0).minimize(objective, _zero(objective), note)
     assert np.diff(at).tolist() == [1, 1]

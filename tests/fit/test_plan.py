@@ -45,7 +45,7 @@ FITS = [
     ("sparse", Shape(200_000, 50_000, n_stored=10_000_000), "columns", "starts", "products"),
     ("text", Shape(3000, 60_000, n_stored=300_000), "sparse rows", "none", "products"),
     ("stock SGD", Shape(500_000, 100, method="sgd"), "plain columns", "none", "cholesky"),
-    ("line search", Shape(300, 8000, method="line search"), "columns", "none", "products"),
+    ("line search", Shape(300, 8000, method="line search"), "drawn columns", "none", "products"),
     ("newton", Shape(500_000, 100, method="full"), "columns", "none", "cholesky"),
     ("newton, few rows", Shape(300, 8000, method="full"), "rows", "none", "products"),
 ]

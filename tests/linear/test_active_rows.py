@@ -101,7 +101,7 @@ def test_a_sketch_of_all_rows_of_equal_information_is_the_fisher_matrix(weights,
     d = SKETCHED * 9 // len(weights) + 1
     objective = objective_of("binary", len(weights), d, weights, fit_intercept=fit_intercept)
     w = torch.zeros(1, objective.n_parameters, dtype=torch.float64)
-    sample = objective.sketch(w, 3)  # rows without weight are never drawn
+    sample = objective.sketch(w, 3).rows  # rows without weight are never drawn
     matrix = objective.curvature(w).matrix()[0] - torch.diag(objective.decay()[0])
     assert sample.shape == (3, objective.n_parameters)
     torch.testing.assert_close(sample.T @ sample, matrix, rtol=1e-10, atol=1e-14)
@@ -112,8 +112,8 @@ def test_a_sketch_draws_rows_by_their_information_and_always_the_same():
     weights[[3, 11, 25]] = 1e6
     objective = objective_of("binary", 40, 64, weights)
     w = somewhere(objective, 0.1)
-    sample = objective.sketch(w, 5)
-    torch.testing.assert_close(objective.sketch(w, 5), sample, rtol=0, atol=0)
+    sample = objective.sketch(w, 5).rows
+    torch.testing.assert_close(objective.sketch(w, 5).rows, sample, rtol=0, atol=0)
     (block,) = objective.rows.blocks()
     scale = torch.nn.functional.pad(objective.coordinates.inverse_scale[0, 0], (0, 1), value=1.0)
     columns = torch.nn.functional.pad(block.X - objective.coordinates.center, (0, 1), value=1.0) * scale

@@ -336,7 +336,7 @@ def _minimize(
 ) -> tuple[Solution, list[Iteration]]:
     iterations: list[Iteration] = []
     w = torch.zeros(objective.n_problems, objective.n_parameters, dtype=objective.dtype)
-    minimizer = SOLVERS[solver](max_iter=max_iter, tol=tol)
+    minimizer = SOLVERS[solver].make(max_iter=max_iter, tol=tol)
     return minimizer.minimize(objective, w, lambda iteration: iterations.append(iteration)), iterations
 
 

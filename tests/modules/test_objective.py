@@ -284,12 +284,6 @@ def test_a_sigmoid_module_under_bce_is_the_linear_module_under_logits():
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-14)
 
 
-def test_curvature_is_for_the_linear_model():
-    objective = _objective()
-    with pytest.raises(ValueError, match="Only the linear model.*solver='sgd'"):
-        objective.curvature(objective.start())
-
-
 def test_a_module_that_does_not_fit_the_criterion_raises_at_once():
     with pytest.raises(ValueError, match="gives 2 outputs a row.*needs 3"):
         _objective(nn.Linear(D, 2), None, 3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Curvature
+from torch_logreg._contracts.objective import Factors, Fisher
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._linear.held import DesignObjective, small_design
 from torch_logreg._losses.losses import LOSSES
@@ -241,10 +241,29 @@ def test_cholesky_solves_the_fisher_matrix(loss, fit_intercept):
     torch.testing.assert_close(objective.curvature(w).product(metric.solve(v)), v, rtol=1e-10, atol=1e-11)
 
 
+class Given(Fisher):
+    """A matrix, and nothing else that is asked for."""
+
+    def __init__(self, of_all: Tensor) -> None:
+        self._of_all = of_all
+
+    def product(self, v: Tensor) -> Tensor:
+        return (self._of_all @ v[..., None])[..., 0]
+
+    def diagonal(self) -> Tensor:
+        return self._of_all.diagonal(dim1=1, dim2=2)
+
+    def matrix(self) -> Tensor:
+        return self._of_all.clone()
+
+    def factors(self) -> Factors:
+        raise AssertionError("a factorised metric asks for no factors")
+
+
 def _given(matrix: list[list[list[float]]]) -> SimpleNamespace:
     """An objective of nothing but a Fisher matrix."""
     of_all = torch.tensor(matrix, dtype=torch.float64)
-    curvature = Curvature(None, None, of_all.clone, None)
+    curvature = Given(of_all)
     return SimpleNamespace(dtype=torch.float64, n_problems=len(of_all), curvature=lambda w: curvature)
 
 

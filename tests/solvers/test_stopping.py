@@ -56,7 +56,7 @@ def go_on(iteration):
 def made(name, objective, **settings):
     """The solver as an estimator makes it for this objective."""
     planned = natural_settings(objective) if name == "natural-sgd" else {}
-    return SOLVERS[name](**settings, **planned)
+    return SOLVERS[name].make(**settings, **planned)
 
 
 @pytest.mark.parametrize("kind", ["small", "linear", "folds"])

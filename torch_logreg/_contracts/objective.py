@@ -1,16 +1,16 @@
-"""The contract `Objective`: F of several problems, and its curvature."""
+"""The contracts of objectives: F of several problems, and what else some of them know."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.rows import Block, Rows
+from torch_logreg._contracts.rows import Block, Drawable, Rows
 
 
 class Factors(NamedTuple):
@@ -26,73 +26,71 @@ class Factors(NamedTuple):
     strength: Tensor  # (P,) of the penalty; above 0 with one `columns`, in the coordinates of the first
 
 
-class Curvature(NamedTuple):
-    """The Fisher matrix of P problems at fixed weights, penalty included.
+class Curvature(ABC):
+    """The Fisher matrix of P problems at fixed weights, penalty included, by its products.
 
     It is the Hessian wherever the objective is a sum of losses at linear predictions. Nothing is
-    read of the rows before one of the three is called.
+    read of the rows before it is asked for something.
     """
 
-    product: Callable[[Tensor], Tensor]  # of v (P, n_parameters): the matrix times v, (P, n_parameters)
-    diagonal: Callable[[], Tensor]  # (P, n_parameters)
-    matrix: Callable[[], Tensor]  # (P, n_parameters, n_parameters), regular where only a gauge is free
-    factors: Callable[[], Factors]
+    @abstractmethod
+    def product(self, v: Tensor) -> Tensor:
+        """The matrix times `v`, both (P, n_parameters)."""
 
 
-class Objective(ABC):
-    """F of P problems over one set of rows, as a function of the weights ``w`` (P, n_parameters).
-
-    The coordinates are the objective's own choice (scaled and centred columns for the linear
-    model): a solver may treat all coordinates alike.
-
-    `batches` are the same problems on random samples of the rows, each several times larger than the one
-    before, in the same coordinates: for a solver that starts on few rows. Empty where all rows are few.
-    """
-
-    n_problems: int
-    n_outputs: int
-    n_parameters: int
-    dtype: torch.dtype
-    rows: Rows
-    batches: Sequence[Batch] = ()
-    has_metric: bool = False  # whether `natural` is worth more than any preconditioner
-
-    @property
-    def eps(self) -> float:
-        """What a sum over the rows is rounded by, relative to it."""
-        return float(torch.finfo(self.rows.dtype).eps)
+class Matrices(ABC):
+    """What a metric is made of: a Fisher matrix, or the Kronecker approximation to it."""
 
     @abstractmethod
-    def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """F (P,) and its gradient (P, n_parameters), in one pass over the rows."""
+    def matrix(self) -> Tensor:
+        """The matrix (P, n_parameters, n_parameters), regular where only a gauge is free."""
 
     @abstractmethod
-    def value(self, w: Tensor) -> Tensor:
-        """F (P,), in one pass over the rows."""
+    def factors(self) -> Factors:
+        """The Kronecker approximation to it."""
 
-    def batch_value_and_gradient(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
-        """Estimates of F and its gradient from a minibatch. With the next two, what SGD needs besides.
 
-        The sums over its rows are scaled by ``n_rows / n_nominal``, also where a last batch has fewer rows
-        than the nominal: averaging that one by its own size would give its rows more weight than the others.
-        """
-        raise NotImplementedError
-
-    def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
-        """The second of `batch_value_and_gradient`."""
-        return self.batch_value_and_gradient(w, block, n_nominal)[1]
-
-    def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
-        """The first of `batch_value_and_gradient`, with the same randomness as its last call."""
-        raise NotImplementedError
+class Fisher(Curvature, Matrices):
+    """A Fisher matrix that can be multiplied with, and made too."""
 
     @abstractmethod
-    def curvature(self, w: Tensor) -> Curvature:
-        """The Fisher matrix at `w`."""
+    def diagonal(self) -> Tensor:
+        """Its diagonal, (P, n_parameters)."""
+
+
+class Sketch(NamedTuple):
+    """Rows V and a diagonal, with which ``V.T @ V + diag(decay)`` is about the Fisher matrix."""
+
+    rows: Tensor  # (n, n_parameters)
+    decay: Tensor  # (1, n_parameters), of the penalty
+
+
+class Hints:
+    """What spares a solver work, and changes no optimum. These are the answers where nothing is known."""
 
     def natural(self, gradient: Tensor) -> Tensor:
         """The direction that stands for a gradient, both (P, n_parameters), in the coordinates' metric."""
         return gradient.clone()
+
+    def diagonal(self, w: Tensor) -> Tensor | None:
+        """Of the Fisher matrix at `w`, (P, n_parameters); None where `natural` is worth more."""
+        return None
+
+    def sketch(self, w: Tensor, n: int) -> Sketch | None:
+        """The Fisher matrix at `w` from `n` rows drawn at random, always the same.
+
+        None where the matrix is no sum of as simple a term a row, or is cheap anyway.
+        """
+        return None
+
+    def active(self, w: Tensor, part: float) -> Curved | None:
+        """The objective over the rows that hold `part` of the Fisher information at `w`, if these are few.
+
+        The sums over rows are not scaled up for the others: its Fisher matrix is at most that of all rows,
+        so a Newton decrement by it is at least what it is by that. None if they are not few, or it is not
+        known.
+        """
+        return None
 
     def stretch(self, w: Tensor, direction: Tensor) -> Tensor:
         """A first Newton direction (P, n_parameters), as far as it is best to go, if that is known."""
@@ -102,38 +100,114 @@ class Objective(ABC):
         """By how much the step `direction` moves a raw prediction at most, (P,); 0 where it is not known."""
         return torch.zeros_like(direction[:, 0])
 
-    def active(self, w: Tensor, part: float) -> Objective | None:
-        """The objective over the rows that hold `part` of the Fisher information at `w`, if these are few.
 
-        The sums over rows are not scaled up for the others: its Fisher matrix is at most that of all rows,
-        so a Newton decrement by it is at least what it is by that. None if they are not few, or it is not
-        known.
-        """
-        return None
+NO_HINTS = Hints()
 
-    def sketch(self, w: Tensor, n: int) -> Tensor | None:
-        """V (n, n_parameters) of rows drawn at random: V^T V is about the Fisher matrix without the penalty.
 
-        Always the same draw. None where the matrix is no sum of as simple a term a row, or is cheap anyway.
-        """
-        return None
+class Objective(ABC):
+    """F of P problems over one set of rows, as a function of the weights ``w`` (P, n_parameters).
 
-    def decay(self) -> Tensor:
-        """The diagonal of the penalty's Hessian (P, n_parameters), for who asked for a `sketch`."""
-        raise NotImplementedError
+    The coordinates are the objective's own choice (scaled and centred columns for the linear
+    model): a solver may treat all coordinates alike. What some objectives can do besides is a contract of
+    its own: `Curved`, `Factorable`, `Stochastic`. A solver says which of these it needs.
+    """
 
-    def select(self, problems: np.ndarray) -> Objective | None:
+    n_problems: int
+    n_parameters: int
+    dtype: torch.dtype
+    rows: Rows
+
+    @property
+    def eps(self) -> float:
+        """What a sum over the rows is rounded by, relative to it."""
+        return float(torch.finfo(self.rows.dtype).eps)
+
+    def zeros(self) -> Tensor:
+        """The weights 0, (P, n_parameters)."""
+        shape = (self.n_problems, self.n_parameters)
+        return torch.zeros(shape, dtype=self.dtype, device=self.rows.device)
+
+    @property
+    def hints(self) -> Hints:
+        """What is known of F that a solver may do without."""
+        return NO_HINTS
+
+    @abstractmethod
+    def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """F (P,) and its gradient (P, n_parameters), in one pass over the rows."""
+
+    @abstractmethod
+    def value(self, w: Tensor) -> Tensor:
+        """F (P,), in one pass over the rows."""
+
+
+class Curved(Objective):
+    """An objective that can multiply with its Fisher matrix.
+
+    `batches` are the same problems on random samples of the rows, each several times larger than the one
+    before, in the same coordinates: for a solver that starts on few rows. Empty where all rows are few.
+    """
+
+    n_outputs: int
+    batches: Sequence[Batch] = ()
+
+    @abstractmethod
+    def curvature(self, w: Tensor) -> Curvature:
+        """The Fisher matrix at `w`."""
+
+    @abstractmethod
+    def select(self, problems: np.ndarray) -> Curved | None:
         """Some of the problems, without batches; None where all must stay together."""
+
+    def factorable(self) -> Factorable | None:
+        """The objective itself, if its Fisher matrix can be made; else None."""
         return None
 
-    def rough(self) -> Objective:
+
+class Factorable(Curved):
+    """An objective whose Fisher matrix can be made, or parts of it."""
+
+    @abstractmethod
+    def curvature(self, w: Tensor) -> Fisher:
+        """The Fisher matrix at `w`."""
+
+    @abstractmethod
+    def select(self, problems: np.ndarray) -> Factorable | None:
+        """See `Curved`."""
+
+    @abstractmethod
+    def rough(self) -> Factorable:
         """The same in float32, where that is cheaper, for a metric that need not be exact."""
+
+    def factorable(self) -> Factorable:
         return self
+
+
+class Stochastic(Objective):
+    """An objective that estimates itself from minibatches of its rows."""
+
+    rows: Drawable
+
+    @abstractmethod
+    def batch_value_and_gradient(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
+        """Estimates of F and its gradient from a minibatch.
+
+        The sums over its rows are scaled by ``n_rows / n_nominal``, also where a last batch has fewer rows
+        than the nominal: averaging that one by its own size would give its rows more weight than the others.
+        """
+
+    @abstractmethod
+    def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
+        """The second of `batch_value_and_gradient`."""
+
+    @abstractmethod
+    def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
+        """The first of `batch_value_and_gradient`, with the same randomness as its last call."""
 
 
 class Batch(NamedTuple):
     """The problems on a random sample of the rows."""
 
-    objective: Objective
+    objective: Factorable
     error: float  # gradientᵀ F⁻¹ gradient expected of sampling alone at the optimum; inf: only a metric
     n_rows: int

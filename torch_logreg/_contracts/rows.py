@@ -1,4 +1,4 @@
-"""The contract `Rows`: where the rows are."""
+"""The contracts of rows: where they are, and what some kinds of them can do besides being read."""
 
 from __future__ import annotations
 
@@ -37,32 +37,40 @@ class Sample(NamedTuple):
         return self.own[:, rows] / (self.measure[rows] * size).clamp(max=1.0)
 
 
+class Reads:
+    """The number of rows read so far, by all who look at the same rows together."""
+
+    n_rows = 0
+
+
 class Rows(ABC):
     """Where the rows are.
 
     A sum over all rows is ``rows.total`` of the sum over ``rows.blocks()``; that is the only way
     in which an objective looks at data, so rows may be in memory, streamed or on other processes.
+    What some kinds of rows can do besides is a contract of its own: `Drawable`, `Gatherable`.
     """
 
     n_rows: int
     n_features: int
     dtype: torch.dtype
     device: torch.device
-    rows_read: int = 0  # by all calls of `blocks` so far
-    gathers: bool = False  # whether `subset` works, and makes rows that are faster to read than all
+    reads: Reads
+
+    @property
+    def rows_read(self) -> int:
+        """Rows read by all calls of `blocks` so far."""
+        return self.reads.n_rows
+
+    @rows_read.setter
+    def rows_read(self, number: int) -> None:
+        self.reads.n_rows = number
 
     @abstractmethod
     def blocks(self) -> Iterator[Block]:
         """All rows once, in the same order at every call; counts them in `rows_read`.
 
         The next may take the memory of the one before.
-        """
-
-    @abstractmethod
-    def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
-        """All rows once, `batch_size` at a time, in an order drawn from `generator`, a CPU one.
-
-        None is all rows in one block, in their own order: nothing is drawn. Counted in `rows_read`.
         """
 
     @abstractmethod
@@ -74,20 +82,39 @@ class Rows(ABC):
         """Of all rows, (1,) or (P,) as in `Block`."""
 
     @abstractmethod
+    def select(self, problems: np.ndarray) -> Rows:
+        """The rows as some of the problems weigh them, counted with these in `rows_read`."""
+
+    @abstractmethod
+    def check_finite(self, found: Tensor) -> None:
+        """Raise ValueError if `found`, sums over the rows, is not finite: X is not, or is too large."""
+
+    def gatherable(self) -> Gatherable | None:
+        """The rows themselves, if some of them are faster to read alone than all are; else None."""
+        return None
+
+
+class Drawable(Rows):
+    """Rows that can be drawn at random."""
+
+    @abstractmethod
+    def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
+        """All rows once, `batch_size` at a time, in an order drawn from `generator`, a CPU one.
+
+        None is all rows in one block, in their own order: nothing is drawn. Counted in `rows_read`.
+        """
+
+    @abstractmethod
     def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:
         """About `n_rows` rows at random, in random order; `groups` makes group numbers of targets.
 
         A row is drawn with a probability that grows with its weight and with the rarity of its group.
         """
 
-    def select(self, problems: np.ndarray) -> Rows | None:
-        """The rows as some of the problems weigh them; None where that is not known."""
-        return None
 
-    def subset(self, drawn: Tensor) -> Rows:
-        """The rows of the numbers `drawn`, in memory of their own."""
-        raise NotImplementedError
+class Gatherable(Rows):
+    """Rows of which some can be had in memory of their own."""
 
     @abstractmethod
-    def check_finite(self, found: Tensor) -> None:
-        """Raise ValueError if `found`, sums over the rows, is not finite: X is not, or is too large."""
+    def subset(self, drawn: Tensor) -> Rows:
+        """The rows of the numbers `drawn`, which count what is read of them by themselves."""

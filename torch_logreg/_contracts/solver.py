@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -65,14 +65,20 @@ REASONS = {
 }
 
 
-class Solver(ABC):
-    """A frozen dataclass: hyper-parameters in, `minimize` out."""
+Needed = TypeVar("Needed", bound=Objective, contravariant=True)
+
+
+class Solver(ABC, Generic[Needed]):
+    """A frozen dataclass: hyper-parameters in, `minimize` out.
+
+    Its argument is the kind of objective that it needs, which the registry sees to.
+    """
 
     max_iter: int
     tol: float | None  # None: exactly max_iter updates
 
     @abstractmethod
-    def minimize(self, objective: Objective, w: Tensor, callback: Callback) -> Solution:
+    def minimize(self, objective: Needed, w: Tensor, callback: Callback) -> Solution:
         """Minimise `objective` from `w`, calling `callback` after every update.
 
         A callback that returns True stops the solver.

@@ -10,9 +10,10 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.rows import Block, Matrix, Rows, Sample
+from torch_logreg._contracts.rows import Block, Drawable, Gatherable, Matrix, Reads, Sample
 from torch_logreg._data.products import CHUNK_NUMBERS, HALF, MIN_BLOCK_ROWS, upcast, upcast_rows
 from torch_logreg._data.sparse import row_slices, sparse_matrices, sparse_matrix, without_duplicates
+from torch_logreg._runtime.devices import looks_are_free
 
 BLOCK_NUMBERS = 2**20  # numbers in the (Q, n_rows) arrays of one block
 # Of dense rows on the CPU: a block's rows are still in the cache when the second product reads them.
@@ -54,7 +55,7 @@ def group_sums(group: Tensor, weights: Tensor) -> Tensor:
     return torch.stack(sums).sum(dim=0)
 
 
-class ArrayRows(Rows):
+class ArrayRows(Drawable, Gatherable):
     """Rows in the memory of one device.
 
     Rows of 16 bits stay so there: each block is upcast when it is read, for all of its products.
@@ -73,9 +74,7 @@ class ArrayRows(Rows):
         self.n_rows, self.n_features = X.shape
         self.dtype, self.device = weights.dtype, weights.device
         self._X, self.target, self.weights, self._check = X, target, weights, check
-        self.is_dense = isinstance(X, Tensor)
-        # To find out how many rows to gather, the host would wait for a device; CSR would be transposed anew.
-        self.gathers = self.is_dense and self.device.type == "cpu"
+        self.is_dense, self.reads, self._n_outputs = isinstance(X, Tensor), Reads(), n_outputs
         step = max(1, BLOCK_NUMBERS // n_outputs)
         if isinstance(X, Tensor) and X.device.type == "cpu":
             step = min(step, max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, CACHE_NUMBERS // n_outputs)))
@@ -159,8 +158,17 @@ class ArrayRows(Rows):
         own = self.weights[:, drawn]
         return Sample(lambda part: self._block(drawn[part]), own, measure[drawn], key)
 
-    def select(self, problems: np.ndarray) -> ArrayRows | None:
-        return self if len(self.weights) == 1 else None
+    def select(self, problems: np.ndarray) -> ArrayRows:
+        if len(self.weights) == 1:
+            return self
+        weights = self.weights[torch.as_tensor(problems, dtype=torch.int64, device=self.device)]
+        some = ArrayRows(self._X, self.target, weights, self._n_outputs, self._check)
+        some.reads = self.reads
+        return some
+
+    def gatherable(self) -> ArrayRows | None:
+        # To find out how many rows to gather, the host would wait for a device; CSR would be transposed anew.
+        return self if self.is_dense and looks_are_free(self.device) else None
 
     def subset(self, drawn: Tensor) -> ArrayRows:
         weights = self.weights[:, drawn]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.rows import Block, Rows, Sample
+from torch_logreg._contracts.rows import Block, Rows
 from torch_logreg._data.arrays import ArrayRows
 
 
@@ -30,16 +30,8 @@ class FoldRows(Rows):
     def __init__(self, rows: ArrayRows, counts: Tensor, fold: Tensor) -> None:
         self._rows, self._counts, self._fold = rows, counts, fold
         self.n_rows, self.n_features = rows.n_rows, rows.n_features
-        self.dtype, self.device = rows.dtype, rows.device
+        self.dtype, self.device, self.reads = rows.dtype, rows.device, rows.reads
         self.is_dense = rows.is_dense
-
-    @property
-    def rows_read(self) -> int:
-        return self._rows.rows_read
-
-    @rows_read.setter
-    def rows_read(self, number: int) -> None:
-        self._rows.rows_read = number
 
     def _weighted(self, block: Block, first: int) -> Block:
         counts = self._counts[:, first : first + len(block.target)].to(self.dtype)
@@ -55,9 +47,6 @@ class FoldRows(Rows):
         """All rows in one block."""
         return self._weighted(self._rows.whole(), 0)
 
-    def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
-        raise NotImplementedError
-
     def total(self, partial: Tensor) -> Tensor:
         return self._rows.total(partial)
 
@@ -66,9 +55,6 @@ class FoldRows(Rows):
         # Fold by fold: the products are as many numbers as X has rows.
         sums = [(self._counts[fold] * weights).sum(dtype=dtype) for fold in range(len(self._counts))]
         return self.total(torch.stack(sums))[self._fold]
-
-    def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:
-        raise NotImplementedError
 
     def select(self, problems: np.ndarray) -> FoldRows:
         return FoldRows(

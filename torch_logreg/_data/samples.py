@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,17 +19,14 @@ class SampledRows(Rows):
     def __init__(self, rows: Rows, sample: Sample, size: int) -> None:
         self._rows, self._sample, self._size = rows, sample, size
         self.n_rows, self.n_features = len(sample.key), rows.n_features
-        self.dtype, self.device = rows.dtype, rows.device
+        self.dtype, self.device, self.reads = rows.dtype, rows.device, rows.reads
 
     def blocks(self) -> Iterator[Block]:
         for first in range(0, self.n_rows, self.STEP):
             part = slice(first, first + self.STEP)
             block = self._sample.gather(part)
-            self._rows.rows_read += len(block.target)
+            self.rows_read += len(block.target)
             yield block._replace(weights=self._sample.weights(part, self._size))
-
-    def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
-        raise NotImplementedError
 
     def total(self, partial: Tensor) -> Tensor:
         return self._rows.total(partial)
@@ -36,8 +34,12 @@ class SampledRows(Rows):
     def weight_sum(self, dtype: torch.dtype) -> Tensor:
         return self.total(self._sample.weights(slice(None), self._size).sum(dim=1, dtype=dtype))
 
-    def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:
-        raise NotImplementedError
+    def select(self, problems: np.ndarray) -> SampledRows:
+        if len(self._sample.own) == 1:
+            return self
+        index = torch.as_tensor(problems, dtype=torch.int64, device=self.device)
+        sample = self._sample._replace(own=self._sample.own[index])
+        return SampledRows(self._rows, sample, self._size)
 
     def check_finite(self, found: Tensor) -> None:
         self._rows.check_finite(found)
@@ -49,14 +51,11 @@ class HeldRows(Rows):
     def __init__(self, rows: Rows, block: Block) -> None:
         self._rows, self._block = rows, block
         self.n_rows, self.n_features = len(block.target), rows.n_features
-        self.dtype, self.device = rows.dtype, rows.device
+        self.dtype, self.device, self.reads = rows.dtype, rows.device, rows.reads
 
     def blocks(self) -> Iterator[Block]:
-        self._rows.rows_read += self.n_rows
+        self.rows_read += self.n_rows
         yield self._block
-
-    def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
-        raise NotImplementedError
 
     def total(self, partial: Tensor) -> Tensor:
         return self._rows.total(partial)
@@ -64,8 +63,11 @@ class HeldRows(Rows):
     def weight_sum(self, dtype: torch.dtype) -> Tensor:
         return self.total(self._block.weights.sum(dim=1, dtype=dtype))
 
-    def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:
-        raise NotImplementedError
+    def select(self, problems: np.ndarray) -> HeldRows:
+        if len(self._block.weights) == 1:
+            return self
+        index = torch.as_tensor(problems, dtype=torch.int64, device=self.device)
+        return HeldRows(self._rows, self._block._replace(weights=self._block.weights[index]))
 
     def check_finite(self, found: Tensor) -> None:
         self._rows.check_finite(found)

@@ -21,6 +21,7 @@ from torch_logreg._checks.data import TrainingData, check_finite, check_fit, wei
 from torch_logreg._checks.parameters import check_all_are_read, check_parameters, check_solver_exists
 from torch_logreg._checks.ported import ADVICE, Advice, advising, refusal
 from torch_logreg._checks.start import Initial
+from torch_logreg._contracts.objective import Curved
 from torch_logreg._contracts.solver import FAILED, MORE_ITERATIONS, REASONS, Iteration, Solver
 from torch_logreg._data.tensors import numpy_dtype
 from torch_logreg._estimators.callbacks import HISTORY, Forward, Recorder, scaled
@@ -43,7 +44,7 @@ from torch_logreg._runtime.devices import resolve_device
 from torch_logreg._runtime.surroundings import undisturbed, with_plain_defaults
 from torch_logreg._runtime.threads import one_thread_for
 from torch_logreg._selection.holdout import EarlyStopping, split
-from torch_logreg._solvers.registry import SOLVERS
+from torch_logreg._solvers.registry import SOLVERS, make_solver
 
 READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "lr_schedule")
 SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
@@ -505,7 +506,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             return 0  # nothing is drawn, from a RandomState of the caller's neither
         return seed_of(self.random_state)
 
-    def _make_solver(self, problem: Problem, seed: int) -> Solver:
+    def _make_solver(self, problem: Problem, seed: int) -> Solver[Any]:
         settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": finite_tol(self.tol)}
         if self._solver_name() == "sgd":
             batch_size: Any = self.batch_size
@@ -514,9 +515,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
                 batch_size = MODULE_BATCH_ROWS if self._is_module() else None if small else BATCH_ROWS
             settings |= {name: getattr(self, name) for name in READ_BY_SGD}
             settings |= {"batch_size": batch_size, "seed": seed}
-        if self._solver_name() == "natural-sgd":
-            settings |= natural_settings(problem.objective)
-        return SOLVERS[self._solver_name()](**settings)
+        objective = problem.objective
+        if self._solver_name() == "natural-sgd" and isinstance(objective, Curved):
+            settings |= natural_settings(objective)
+        return make_solver(self._solver_name(), objective, settings)
 
     def _problem(self, data: TrainingData, seed: int, initial: Initial) -> Problem:
         device, C = resolve_device(self.device, data.X), float(self.C)

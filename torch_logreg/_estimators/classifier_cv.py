@@ -47,7 +47,7 @@ from torch_logreg._selection.path import Path, PathSolver, solve_present
 from torch_logreg._selection.scorer import Scorer
 from torch_logreg._solvers.registry import SOLVERS
 
-CV_SOLVERS = {name: make for name, make in SOLVERS.items() if name != "sgd"}
+CV_SOLVERS = {name: entry for name, entry in SOLVERS.items() if name != "sgd"}
 AS_THERE = ("fit_intercept", "class_weight", "max_iter", "tol", "device", "random_state", "verbose")
 NAMED = 5  # problems named in a warning
 
@@ -389,7 +389,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             counts,
             device,
             bool(self.fit_intercept),
-            partial(CV_SOLVERS[name], max_iter=self.max_iter, tol=finite_tol(self.tol)),
+            partial(CV_SOLVERS[name].make, max_iter=self.max_iter, tol=finite_tol(self.tol)),
             name == "natural-sgd",
             name == "newton-cholesky",
             partial(sampling_seed_of, self.random_state),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
+from torch_logreg._contracts.objective import Objective
 from torch_logreg._contracts.rows import Matrix
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.products import matmul
@@ -20,6 +21,7 @@ from torch_logreg._fit.present import Present
 from torch_logreg._fit.problem import Problem, make_rows
 from torch_logreg._linear.coordinates import Coordinates
 from torch_logreg._linear.held import DesignObjective, design, small_design
+from torch_logreg._linear.minibatches import MinibatchObjective
 from torch_logreg._linear.objective import LinearObjective
 from torch_logreg._linear.row_space import RowSpace, Span
 from torch_logreg._linear.samples import make_batches, sampled_starts
@@ -69,13 +71,14 @@ def linear_problem(
     Cs = regular_C(present.inverse_strength(np.array([C])), data, exact)
     inverse_strength = torch.tensor(Cs, dtype=exact, device=device)
     settings = (rows, loss, inverse_strength, n_outputs, fit_intercept)
-    known = {"starts_at_zero": earlier is None, "has_penalty": bool(np.isfinite(Cs).all())}
-    objective, coordinates = _in_a_space(settings, shape_of(rows, *settings[3:], method, **known), seed)
-    start = torch.zeros((1, objective.n_parameters), dtype=exact, device=device)
+    raw: tuple[Tensor, Tensor] | None = None
     if earlier is not None:
         narrow = present.narrow_coefficients(*earlier)
         coef, intercept = (to_tensor(array[None], device, exact) for array in narrow)
-        start = coordinates.canonical(coordinates.from_raw(coef, intercept * fit_intercept))
+        raw = coef, intercept * fit_intercept
+    known = {"starts_at_zero": earlier is None, "has_penalty": bool(np.isfinite(Cs).all())}
+    shape = shape_of(rows, *settings[3:], method, **known)
+    objective, coordinates, start = _in_a_space(settings, shape, raw, seed)
     kept_as = numpy_dtype(data.X, device)
 
     def attributes(w: Tensor) -> dict[str, Any]:
@@ -112,18 +115,28 @@ def linear_problem(
 
 
 def _in_a_space(
-    settings: Settings, shape: Shape, seed: Callable[[], int]
-) -> tuple[LinearObjective | DesignObjective | SparseRowObjective, Space]:
-    """F of one problem, of the columns or in the space of the rows, and the way back to raw coefficients."""
+    settings: Settings, shape: Shape, earlier: tuple[Tensor, Tensor] | None, seed: Callable[[], int]
+) -> tuple[LinearObjective | DesignObjective | SparseRowObjective, Space, Tensor]:
+    """F of one problem, of the columns or in the space of the rows, the way back to raw coefficients.
+
+    Last the weights to start from: those of `earlier` raw coefficients, or 0.
+    """
     plan = plan_of(shape)
     if plan.design == "rows":
-        return in_row_space(*settings)
+        objective, space = in_row_space(*settings)
+        return objective, space, _start(objective, space, earlier)
     if plan.design == "sparse rows":
         if (found := sparse_row_space(*settings)) is not None:
-            return found
+            return *found, found[0].zeros()
         plan = plan_of(replace(shape, starts_at_zero=False))
-    objective = linear_objective(*settings, plan, seed)
-    return objective, objective.coordinates
+    of_columns = linear_objective(*settings, plan, seed)
+    return of_columns, of_columns.coordinates, _start(of_columns, of_columns.coordinates, earlier)
+
+
+def _start(
+    objective: Objective, space: Coordinates | RowSpace, earlier: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    return objective.zeros() if earlier is None else space.canonical(space.from_raw(*earlier))
 
 
 def shape_of(rows: ArrayRows, n_outputs: int, fit_intercept: bool, method: Method, **known: Any) -> Shape:
@@ -161,7 +174,9 @@ def linear_objective(
     if plan.design == "plain columns":
         strength = 1 / (C * rows.weight_sum(C.dtype))
         plain = Coordinates(None, strength, rows.n_features, *shape, loss.shift_invariant)
-        return LinearObjective(rows, loss, C, *shape, plain)
+        return MinibatchObjective(rows, loss, C, *shape, plain)
+    if plan.design == "drawn columns":
+        return MinibatchObjective(rows, loss, C, *shape)
     if plan.design == "held columns":
         return small_design(rows, C, loss, *shape)
     if plan.n_drawn:
@@ -169,7 +184,7 @@ def linear_objective(
         return LinearObjective(rows, loss, C, *shape, *made)
     objective = LinearObjective(rows, loss, C, *shape)
     if plan.samples == "starts":
-        objective.batches = sampled_starts(objective, seed())
+        objective.batches = sampled_starts(rows, objective, seed())
     return objective
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from torch_logreg._contracts.objective import Objective
+from torch_logreg._contracts.objective import Curved
 from torch_logreg._linear.coordinates import FACTORISED_FEATURES
 from torch_logreg._linear.samples import MIN_ROWS_PER_PARAMETER
 
@@ -110,7 +110,7 @@ def _has_short_sparse_rows(shape: Shape) -> bool:
 
 DESIGNS = (
     Crossover("plain columns", lambda s: s.method == "sgd", "by definition"),
-    Crossover("columns", lambda s: s.method == "line search", "by definition"),
+    Crossover("drawn columns", lambda s: s.method == "line search", "by definition"),
     Crossover("rows", _has_short_rows, "crossovers.py"),
     Crossover("sparse rows", _has_short_sparse_rows, "crossovers.py"),
     Crossover("held columns", _is_held, "small.py"),
@@ -222,7 +222,7 @@ def plan_of(shape: Shape) -> Plan:
     return Plan(choose(DESIGNS, shape), samples, sample_rows(shape) if samples in ("solved", "metric") else 0)
 
 
-def natural_settings(objective: Objective) -> dict[str, Any]:
+def natural_settings(objective: Curved) -> dict[str, Any]:
     """Settings of `NaturalSGD` for an objective: its metric, and when to change it."""
     K, m = objective.n_outputs, objective.n_parameters // objective.n_outputs
     samples = "none"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Curvature, Factors
+from torch_logreg._contracts.objective import Factors, Matrices
 from torch_logreg._contracts.rows import Block, Rows
 from torch_logreg._data.products import matmul, rmatmul_deviation, sandwich
 from torch_logreg._linear.moments import Gram, Moments
@@ -256,28 +256,31 @@ def for_problems(coordinates: Coordinates, strength: Tensor, eps: float) -> Coor
     return others
 
 
-def elsewhere(curvature: Curvature, here: Coordinates, there: Coordinates) -> Curvature:
-    """The matrix and the factors of the same rows' curvature in other coordinates, with their penalty."""
-    ratio = torch.where(here.inverse_scale > 0, there.inverse_scale / here.inverse_scale, 1.0)[:, 0]
-    old, new = (of.strength[:, None] * of.inverse_scale[:, 0].square() for of in (here, there))
-    if here.fit_intercept:
-        ratio = torch.nn.functional.pad(ratio, (0, 1), value=1.0)
-        old, new = (torch.nn.functional.pad(decay, (0, 1)) for decay in (old, new))
+class Moved(Matrices):
+    """The matrices of the same rows in other coordinates, with their penalty."""
 
-    def matrix() -> Tensor:
-        found, r, K = curvature.matrix(), ratio.to(old.dtype), here.n_outputs
+    def __init__(self, given: Matrices, here: Coordinates, there: Coordinates) -> None:
+        self._given, self._n_outputs, self._there = given, here.n_outputs, there
+        ratio = torch.where(here.inverse_scale > 0, there.inverse_scale / here.inverse_scale, 1.0)[:, 0]
+        old, new = (of.strength[:, None] * of.inverse_scale[:, 0].square() for of in (here, there))
+        if here.fit_intercept:
+            ratio = torch.nn.functional.pad(ratio, (0, 1), value=1.0)
+            old, new = (torch.nn.functional.pad(decay, (0, 1)) for decay in (old, new))
+        self._ratio, self._old, self._new = ratio, old, new
+
+    def matrix(self) -> Tensor:
+        found, r, K = self._given.matrix(), self._ratio.to(self._old.dtype), self._n_outputs
         r = r.repeat(1, K)
         found = found * (r[:, :, None] * r[:, None])
-        found.diagonal(dim1=1, dim2=2).add_((new - ratio.square() * old).repeat(1, K))
-        there.spare_matrix(found.view(len(found), K, -1, K, found.shape[-1] // K))
+        moved = self._new - self._ratio.square() * self._old
+        found.diagonal(dim1=1, dim2=2).add_(moved.repeat(1, K))
+        self._there.spare_matrix(found.view(len(found), K, -1, K, found.shape[-1] // K))
         return found
 
-    def factors() -> Factors:
-        outputs, columns, _, _ = curvature.factors()
-        r = ratio[: len(columns)].to(columns.dtype)
-        return Factors(outputs, columns * (r[:, :, None] * r[:, None]), new, there.strength)
-
-    return Curvature(curvature.product, curvature.diagonal, matrix, factors)
+    def factors(self) -> Factors:
+        outputs, columns, _, _ = self._given.factors()
+        r = self._ratio[: len(columns)].to(columns.dtype)
+        return Factors(outputs, columns * (r[:, :, None] * r[:, None]), self._new, self._there.strength)
 
 
 def find_null_space(coordinates: Coordinates, eps: float, gram: Gram) -> bool:

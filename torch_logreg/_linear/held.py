@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Curvature, Factors, Objective
+from torch_logreg._contracts.objective import Factorable, Factors, Fisher, Hints
 from torch_logreg._contracts.rows import Block, Rows
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
@@ -26,7 +27,7 @@ KEPT_NUMBERS = 2**17  # of them that are few enough to keep the array
 STRETCHES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
-class DesignObjective(Objective):
+class DesignObjective(Factorable, Hints):
     """The F of `LinearObjective`, from a matrix A of the columns ``(x - center) * inverse_scale``.
 
     A pass is two products and a few operations: on small data operations cost more than arithmetic. A has
@@ -95,6 +96,10 @@ class DesignObjective(Objective):
     @property
     def eps(self) -> float:
         return float(torch.finfo(self.dtype).eps)
+
+    @property
+    def hints(self) -> DesignObjective:
+        return self
 
     def value(self, w: Tensor) -> Tensor:
         return self.value_and_gradient(w)[0]
@@ -218,23 +223,19 @@ class DesignObjective(Objective):
 
     # ---- curvature ----
 
-    def curvature(self, w: Tensor) -> Curvature:
-        at = self._at(w)
-        return Curvature(
-            self._product(at), lambda: self._diagonal(at), lambda: self._matrix(at), lambda: self._factors(at)
-        )
+    def curvature(self, w: Tensor) -> DesignFisher:
+        return DesignFisher(self, self._at(w))
 
-    def _product(self, at: _AtWeights) -> Callable[[Tensor], Tensor]:
-        of_rows: Callable[[Tensor], Tensor] | None = None
+    def diagonal(self, w: Tensor) -> Tensor:
+        return self._diagonal(self._at(w))
 
-        def product(v: Tensor) -> Tensor:
-            nonlocal of_rows
-            if of_rows is None:  # not all who want the curvature multiply with it
-                of_rows = self.loss.fisher_operator(self.loss.fisher(at.z), self.weights)
-            penalty = self.coordinates.spare(self._decay * v, v)
-            return self._pull_back(of_rows(self._linear(v)), penalty)
+    def _product(self, of_rows: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+        penalty = self.coordinates.spare(self._decay * v, v)
+        return self._pull_back(of_rows(self._linear(v)), penalty)
 
-        return product
+    def _of_rows(self, at: _AtWeights) -> Callable[[Tensor], Tensor]:
+        """Products with the weighted Fisher matrices of rows."""
+        return self.loss.fisher_operator(self.loss.fisher(at.z), self.weights)
 
     def _information(self, at: _AtWeights) -> Tensor:
         """Diagonals of the weighted Fisher matrices of rows, (P, K, n)."""
@@ -322,6 +323,29 @@ class _AtWeights:
         if self._found is None:
             self._found = self._loss.value_and_gradient(self.z, self._target)
         return self._found
+
+
+class DesignFisher(Fisher):
+    """The Fisher matrix of a `DesignObjective` at some weights."""
+
+    def __init__(self, objective: DesignObjective, at: _AtWeights) -> None:
+        self._objective, self._at = objective, at
+
+    @functools.cached_property
+    def _of_rows(self) -> Callable[[Tensor], Tensor]:  # not all who want the curvature multiply with it
+        return self._objective._of_rows(self._at)
+
+    def product(self, v: Tensor) -> Tensor:
+        return self._objective._product(self._of_rows, v)
+
+    def diagonal(self) -> Tensor:
+        return self._objective._diagonal(self._at)
+
+    def matrix(self) -> Tensor:
+        return self._objective._matrix(self._at)
+
+    def factors(self) -> Factors:
+        return self._objective._factors(self._at)
 
 
 def design(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Batch, Curvature, Factors, Objective
+from torch_logreg._contracts.objective import Batch, Factorable, Factors, Fisher, Hints, Sketch
 from torch_logreg._contracts.rows import Block, Rows
 from torch_logreg._data.products import (
     dense_rows,
@@ -30,7 +30,7 @@ ACTIVE = 0.6  # of the rows, at most, that are worth being gathered
 CACHE_NUMBERS = 2**24  # numbers of Fisher information kept between the products of one CG solve
 
 
-class LinearObjective(Objective):
+class LinearObjective(Factorable, Hints):
     """Logistic regression with an L2 penalty, in closed form.
 
     For problem p with weights s, raw predictions ``z = X @ coef.T + intercept`` and
@@ -75,8 +75,6 @@ class LinearObjective(Objective):
         self.alike = alike(self.penalty.strength)
         self._last: tuple[Tensor, LinearFisher] | None = None
         self.coordinates = self._standardised() if coordinates is None else coordinates
-        self._plain = self.coordinates.plain and self.dtype == rows.dtype
-        self._rows_per_weight = (rows.n_rows / self.weight_sum).to(rows.dtype)[:, None, None]  # (P, 1, 1)
         decay = self.penalty.strength[:, None, None].expand(-1, 1, rows.n_features)
         self._decay = torch.nn.functional.pad(decay, (0, int(fit_intercept)))  # (P, 1, d + 1)
 
@@ -106,10 +104,12 @@ class LinearObjective(Objective):
         # In its own dtype over a block, as the products are: a sum in another takes ten times as long.
         return torch.cat([products, r.sum(dim=2, keepdim=True).to(self.dtype)], dim=2)
 
-    def select(self, problems: np.ndarray) -> LinearObjective | None:
+    @property
+    def hints(self) -> LinearObjective:
+        return self
+
+    def select(self, problems: np.ndarray) -> LinearObjective:
         rows = self.rows.select(problems)
-        if rows is None:
-            return None
         index = torch.as_tensor(problems, dtype=torch.int64, device=rows.device)
         C = 1 / (self.penalty.strength * self.weight_sum)[index]
         coordinates = self.coordinates.select(index)
@@ -124,7 +124,8 @@ class LinearObjective(Objective):
         return self.rows.total(most)  # of several holders at least the most
 
     def active(self, w: Tensor, part: float) -> LinearObjective | None:
-        if self.n_problems > 1 or not self.rows.gathers:
+        rows = self.rows.gatherable()
+        if self.n_problems > 1 or rows is None:
             return None
         information = self._fisher(w).information()
         most, order = information.sort(descending=True)
@@ -132,12 +133,13 @@ class LinearObjective(Objective):
         if n > ACTIVE * len(order):
             return None
         some = copy.copy(self)
-        some.rows, some._last = self.rows.subset(order[:n].sort().values), None
+        some.rows, some._last = rows.subset(order[:n].sort().values), None
         return some
 
-    def sketch(self, w: Tensor, n: int) -> Tensor | None:
-        rows, (center, inverse) = self.rows, (self.coordinates.center, self.coordinates.inverse_scale[0, 0])
-        if self.n_parameters > rows.n_features + 1 or self.n_problems > 1 or not rows.gathers:
+    def sketch(self, w: Tensor, n: int) -> Sketch | None:
+        center, inverse = self.coordinates.center, self.coordinates.inverse_scale[0, 0]
+        rows = self.rows.gatherable()
+        if rows is None or self.n_parameters > rows.n_features + 1 or self.n_problems > 1:
             return None
         if rows.n_rows * rows.n_features < SKETCHED * n**2:
             return None
@@ -152,9 +154,11 @@ class LinearObjective(Objective):
         columns = (dense_rows(block.X, 0, n) - center) * inverse
         if self.fit_intercept:
             columns = torch.nn.functional.pad(columns, (0, 1), value=1.0)
-        return columns * (information.sum() / (n * self.weight_sum[0])).sqrt()
+        root = (information.sum() / (n * self.weight_sum[0])).sqrt()
+        return Sketch(columns * root, self.decay())
 
     def decay(self) -> Tensor:
+        """The diagonal of the penalty's Hessian, (P, n_parameters)."""
         scale = torch.nn.functional.pad(self.coordinates.inverse_scale, (0, int(self.fit_intercept)))
         decay = self._decay * scale.square()  # (P, 1, m)
         return decay.expand(-1, self.n_outputs, -1).reshape(self.n_problems, -1)
@@ -201,51 +205,17 @@ class LinearObjective(Objective):
         total = self.rows.total(_sum(of_block(block) for block in self.rows.blocks()))
         return total / self.weight_sum + self._penalty(w, coef)[0]
 
-    def batch_value_and_gradient(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
-        coef, intercept = self.coordinates.to_raw(w)
-        factor = self._batch_factor(n_nominal)  # (P, 1)
-        loss, slope = self.loss.value_and_gradient_(self.linear(block, coef, intercept), block.target)
-        penalty, decay = self._penalty(w, coef)
-        value = (block.weights * loss).sum(dim=1, dtype=self.dtype) * factor[:, 0] + penalty
-        slope = slope.mul_((block.weights * factor)[:, None])
-        columns = rmatmul(block.X, slope.flatten(0, 1)).view(coef.shape).to(self.dtype)
-        return value, self.coordinates.pull_back(columns, slope.sum(dim=2, dtype=self.dtype)) + decay
+    def curvature(self, w: Tensor) -> LinearFisher:
+        return self._fisher(w)
 
-    def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
-        if not self._plain:
-            return self.batch_value_and_gradient(w, block, n_nominal)[1]
-        # In as few operations as possible: each costs more than its arithmetic on a few hundred rows.
-        P, K, d = self.n_problems, self.n_outputs, self.rows.n_features
-        flat = w.view(P * K, -1)
-        z = matmul(block.X, flat[:, :d])
-        if self.fit_intercept:
-            z = z.add_(flat[:, d:])
-        slope = self.loss.gradient(z.view(P, K, -1), block.target)
-        slope = slope.mul_(block.weights[:, None]).view(P * K, -1)
-        gradient = rmatmul(block.X, slope)
-        if self.fit_intercept:
-            gradient = torch.cat([gradient, slope.sum(dim=1, keepdim=True)], dim=1)
-        gradient = gradient.view(P, K, -1)
-        if self.loss.shift_invariant:
-            gradient = gradient - gradient.mean(dim=1, keepdim=True)
-        penalty = self._decay * w.view(P, K, -1)
-        return penalty.addcmul_(gradient, self._rows_per_weight, value=1 / n_nominal).view(P, -1)
+    def diagonal(self, w: Tensor) -> Tensor:
+        return self._fisher(w).diagonal()
 
-    def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
-        coef, intercept = self.coordinates.to_raw(w)
-        loss, _ = self.loss.value_and_gradient_(self.linear(block, coef, intercept), block.target)
-        value = (block.weights * loss).sum(dim=1, dtype=self.dtype) * self._batch_factor(n_nominal)[:, 0]
-        return value + self._penalty(w, coef)[0]
-
-    def _batch_factor(self, n_nominal: int) -> Tensor:
-        return self._rows_per_weight[:, 0] / n_nominal  # (P, 1)
-
-    def curvature(self, w: Tensor) -> Curvature:
-        fisher = self._fisher(w)
-        return Curvature(fisher.product, fisher.diagonal, fisher.matrix, fisher.factors)
+    def rough(self) -> LinearObjective:
+        return self
 
 
-class LinearFisher:
+class LinearFisher(Fisher):
     """The Fisher matrix of a `LinearObjective` at weights w, in the objective's coordinates."""
 
     def __init__(self, objective: LinearObjective, w: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torch_logreg._contracts.objective import Batch
-from torch_logreg._contracts.rows import Rows
+from torch_logreg._contracts.rows import Drawable
 from torch_logreg._data.samples import HeldRows, SampledRows
 from torch_logreg._linear.coordinates import Coordinates, find_null_space, gram
 from torch_logreg._linear.held import DesignObjective, design
@@ -28,7 +28,14 @@ class Sampling:
     """Draws a sample of about `n_drawn` rows, and makes coordinates and batches of it."""
 
     def __init__(
-        self, rows: Rows, C: Tensor, loss: Loss, n_outputs: int, fit_intercept: bool, n_drawn: int, seed: int
+        self,
+        rows: Drawable,
+        C: Tensor,
+        loss: Loss,
+        n_outputs: int,
+        fit_intercept: bool,
+        n_drawn: int,
+        seed: int,
     ) -> None:
         self._rows, self._loss, self._n_drawn = rows, loss, n_drawn
         self._strength = 1 / (C * rows.weight_sum(C.dtype))
@@ -81,13 +88,13 @@ class Sampling:
         return self._coordinates(moments(self._rows, weight_sum, self._shape[1]))
 
 
-def sampled_starts(objective: LinearObjective, seed: int) -> list[Batch]:
+def sampled_starts(rows: Drawable, objective: LinearObjective, seed: int) -> list[Batch]:
     """Batches of gathered rows for a problem of so many columns that only products are made with it.
 
     What is not the penalty's of the Fisher matrix at weights 0 adds up to the number of parameters that the
     rows decide on. Samples have to be several times as many rows, and several times fewer than all.
     """
-    rows, coordinates, loss = objective.rows, objective.coordinates, objective.loss
+    coordinates, loss = objective.coordinates, objective.loss
     strength = coordinates.strength
     decided = (1 - strength[:, None] * coordinates.inverse_scale[:, 0].square()).clamp(min=0)
     parameters = float((decided * coordinates.varies).sum(dim=1).max()) * max(objective.n_outputs - 1, 1)
@@ -111,7 +118,7 @@ def _batch(objective: DesignObjective) -> Batch:
 
 
 def make_batches(
-    rows: Rows,
+    rows: Drawable,
     C: Tensor,
     loss: Loss,
     n_outputs: int,

@@ -8,14 +8,14 @@ multiplied with, by X and its transpose. Vectors of a number a row are then all 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Curvature, Objective
+from torch_logreg._contracts.objective import Curvature, Curved, Hints
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.sparse import matmul, rmatmul, sparse_pair
 from torch_logreg._losses.losses import Loss
@@ -85,10 +85,6 @@ class SparseRowSpace:
         coef = torch.from_numpy((self._columns.transpose @ combined.T).T).to(w.device)[None]
         return coef, intercept[None] - coef @ self.center
 
-    def from_raw(self, coef: Tensor, intercept: Tensor) -> Tensor:
-        """Given ones need not be combinations of the rows: a fit from these is made elsewhere."""
-        raise NotImplementedError
-
     def canonical(self, w: Tensor) -> Tensor:
         """See `Coordinates.canonical`."""
         if self._objective.n_outputs == 1:
@@ -101,7 +97,7 @@ class SparseRowSpace:
         return eps * (coef.square() @ self._squares + intercept.square()).amax(dim=1).sqrt()
 
 
-class SparseRowObjective(Objective):
+class SparseRowObjective(Curved, Hints):
     """F as a function of ``[a, K a, b]``: who moves in a straight line takes the raw predictions along.
 
     Steps and line searches then read no rows. As a function of these, F with ``a.T K a`` for its penalty
@@ -114,8 +110,6 @@ class SparseRowObjective(Objective):
     Zhu, Hastie (2005), Kernel logistic regression and the import vector machine, Journal of Computational and
     Graphical Statistics 14(1).
     """
-
-    has_metric = True
 
     def __init__(
         self, rows: ArrayRows, loss: Loss, C: Tensor, n_outputs: int, fit_intercept: bool, columns: Columns
@@ -135,6 +129,10 @@ class SparseRowObjective(Objective):
     @property
     def eps(self) -> float:
         return float(torch.finfo(self.dtype).eps)
+
+    @property
+    def hints(self) -> SparseRowObjective:
+        return self
 
     def split(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The weights ``a`` (K, n), ``K a`` in units of `_unit`, and ``b`` (K,)."""
@@ -172,17 +170,29 @@ class SparseRowObjective(Objective):
         q = q / self._unit
         return self.join(q, self.products.times(q).div_(self._unit), of_intercept * self._of_intercept)
 
-    def curvature(self, w: Tensor) -> Curvature:
-        of_rows = self.loss.fisher_operator(self.loss.fisher(self._linear(w)), self._shares)
+    def curvature(self, w: Tensor) -> SparseRowCurvature:
+        return SparseRowCurvature(self, w)
 
-        def product(v: Tensor) -> Tensor:
-            return self._gradient(of_rows(self._linear(v))[0], self.split(v)[0])
+    def fisher_operator(self, w: Tensor) -> Callable[[Tensor], Tensor]:
+        """Products with the weighted Fisher matrices of rows."""
+        return self.loss.fisher_operator(self.loss.fisher(self._linear(w)), self._shares)
 
-        return Curvature(product, _not_made, _not_made, _not_made)
+    def curved(self, of_rows: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+        """What a step `v` changes the gradient by, with the `fisher_operator` of the rows."""
+        return self._gradient(of_rows(self._linear(v))[0], self.split(v)[0])
+
+    def select(self, problems: np.ndarray) -> None:
+        """There is but one problem."""
 
 
-def _not_made() -> Any:
-    raise NotImplementedError  # solvers that would ask for it have no use for these coordinates
+class SparseRowCurvature(Curvature):
+    """The Fisher matrix of a `SparseRowObjective`: steps along it are all that has a meaning here."""
+
+    def __init__(self, objective: SparseRowObjective, w: Tensor) -> None:
+        self._objective, self._of_rows = objective, objective.fisher_operator(w)
+
+    def product(self, v: Tensor) -> Tensor:
+        return self._objective.curved(self._of_rows, v)
 
 
 def sparse_row_space(

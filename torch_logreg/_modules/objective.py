@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torch_logreg._contracts.objective import Curvature, Objective
-from torch_logreg._contracts.rows import Block, Rows
+from torch_logreg._contracts.objective import Stochastic
+from torch_logreg._contracts.rows import Block, Drawable
 from torch_logreg._data.products import dense_rows
 from torch_logreg._losses.criteria import Criterion
 from torch_logreg._modules.build import penalised
@@ -30,7 +30,7 @@ class Snapshot(NamedTuple):
     buffers: dict[str, Tensor]
 
 
-class ModuleObjective(Objective):
+class ModuleObjective(Stochastic):
     """One problem: any `nn.Module`, any criterion, an L2 penalty on the weights.
 
     With weights s and ``strength = 1 / (C * sum(s))``::
@@ -46,7 +46,7 @@ class ModuleObjective(Objective):
 
     Parameters
     ----------
-    rows : Rows
+    rows : Drawable
         With class codes, int64, as the target.
     module : nn.Module
         Its own from now on; lazy layers are materialised.
@@ -60,7 +60,7 @@ class ModuleObjective(Objective):
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Drawable,
         module: nn.Module,
         criterion: Criterion,
         C: float,
@@ -169,11 +169,6 @@ class ModuleObjective(Objective):
                 value += self._loss(evaluate(self.module, X), codes, weights)
         return self._value(w, value, 1.0)
 
-    def curvature(self, w: Tensor) -> Curvature:
-        raise ValueError(
-            "Only the linear model has its curvature in closed form; fit a module with solver='sgd'."
-        )
-
     # ---- F estimated from a minibatch ----
 
     def batch_value_and_gradient(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
@@ -190,6 +185,9 @@ class ModuleObjective(Objective):
             loss = self._loss(outputs, block.target, block.weights[0])
             gradient = self._gradient(loss)
         return self._value(w, loss.detach(), factor), self._penalise_gradient(w, gradient, factor)
+
+    def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
+        return self.batch_value_and_gradient(w, block, n_nominal)[1]
 
     @torch.no_grad()
     def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:

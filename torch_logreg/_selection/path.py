@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
-from torch_logreg._contracts.objective import Objective
+from torch_logreg._contracts.objective import Factorable
 from torch_logreg._contracts.solver import Iteration, Solution, Solver
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
@@ -30,7 +30,7 @@ from torch_logreg._fit.plan import (
     shared_metric_of,
 )
 from torch_logreg._fit.present import Present
-from torch_logreg._linear.coordinates import Coordinates, elsewhere, for_problems
+from torch_logreg._linear.coordinates import Coordinates, Moved, for_problems
 from torch_logreg._linear.held import DesignObjective, small_design
 from torch_logreg._linear.objective import LinearObjective
 from torch_logreg._linear.row_space import Span
@@ -78,7 +78,7 @@ class PathSolver:
     counts: np.ndarray  # (n_folds, n_rows): how often each row is in the training part of each fold
     device: torch.device
     fit_intercept: bool
-    make_solver: Callable[..., Solver]  # of `natural_settings`, if `natural`
+    make_solver: Callable[..., Solver[Factorable]]  # of `natural_settings`, if `natural`
     natural: bool  # whether metrics may be shared
     factorises: bool  # the whole Fisher matrix, however large
     seed: Callable[[], int]  # of samples of the rows
@@ -206,7 +206,7 @@ class PathSolver:
         self._keep(path, coordinates, solution, [len(self.counts)], chunk)
         return _AllRows(objective, w)
 
-    def _solver(self, objective: Objective) -> Solver:
+    def _solver(self, objective: Factorable) -> Solver[Factorable]:
         return self.make_solver(**natural_settings(objective) if self.natural else {})
 
     def _weights(self, coordinates: Coordinates, coef: np.ndarray, intercept: np.ndarray) -> Tensor:
@@ -337,11 +337,11 @@ class _AllRows(NamedTuple):
         )
         if kind == "cholesky":
             cholesky = Cholesky(objective)
-            cholesky.set(elsewhere(sample.curvature(self.w), objective.coordinates, coordinates))
+            cholesky.set(Moved(sample.curvature(self.w), objective.coordinates, coordinates))
             return cholesky
         if kind == "products":
             return None
         kronecker, rough = Kronecker(objective, sample, n_rows), sample.rough()
         curvature = rough.curvature(self.w.to(rough.dtype))
-        kronecker.set(elsewhere(curvature, objective.coordinates, coordinates))
+        kronecker.set(Moved(curvature, objective.coordinates, coordinates))
         return kronecker

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Curvature, Objective
+from torch_logreg._contracts.objective import Curved
 from torch_logreg._runtime.devices import looks_are_free
 from torch_logreg._solvers.search import State, largest
 
@@ -118,7 +118,7 @@ class NewtonCG:
     else the diagonal, anew each time.
     """
 
-    def __init__(self, objective: Objective, tol: float | None) -> None:
+    def __init__(self, objective: Curved, tol: float | None) -> None:
         self._objective, self._tol, self._n_steps = objective, tol, CG_STEPS
         # In exact arithmetic n_parameters steps solve it; many more than that is rounding, not progress.
         self._max_steps = min(CG_MAX_STEPS, 4 * objective.n_parameters + CG_STEPS)
@@ -128,16 +128,21 @@ class NewtonCG:
         self._inverse_diagonal = torch.empty(0, dtype=objective.dtype, device=objective.rows.device)
         self._spikes: Spikes | None = None
 
+    @property
+    def objective(self) -> Curved:
+        return self._objective
+
     def direction(self, state: State) -> tuple[Tensor, Tensor]:
         """The direction (P, n_parameters), and whether its accuracy is what was asked for, (P,)."""
         objective, near = self._objective, largest(state.gradient) <= (self._tol or 0.0)
         active = None
         self._gathering |= self._many and self._last_steps > FEW_STEPS  # rows that are gathered have to pay
         if self._gathering and looks_are_free(near.device):
-            active = objective.active(state.w, NEARLY_ALL if bool(near.any()) else MOST)
-        curvature = (active or objective).curvature(state.w)
-        if (self._last_steps > MANY_STEPS or self._hard) and not objective.has_metric:
-            self._learn(objective, curvature, state.w)
+            active = objective.hints.active(state.w, NEARLY_ALL if bool(near.any()) else MOST)
+        there = active or objective
+        curvature = there.curvature(state.w)
+        if self._last_steps > MANY_STEPS or self._hard:
+            self._learn(there, state.w)
         accuracy = torch.where(near, *self._accuracies).to(state.w.dtype)
         direction, reached, self._last_steps = conjugate_gradient(
             curvature.product, -state.gradient, self._precondition, self._n_steps, accuracy
@@ -146,26 +151,31 @@ class NewtonCG:
             objective.rows.rows_read += active.rows.rows_read
         return direction, reached <= accuracy
 
-    def _learn(self, objective: Objective, curvature: Curvature, w: Tensor) -> None:
-        sample = objective.sketch(w, SKETCH_ROWS)
-        if sample is not None:
-            self._spikes = Spikes(sample, objective.decay())
+    def _learn(self, there: Curved, w: Tensor) -> None:
+        """Make a preconditioner, the diagonal that of the rows `there`."""
+        sketch = self._objective.hints.sketch(w, SKETCH_ROWS)
+        if sketch is not None:
+            self._spikes = Spikes(sketch.rows, sketch.decay)
             return
-        diagonal = curvature.diagonal()
-        self._inverse_diagonal = torch.where(diagonal > 0, 1 / diagonal, 1.0)
+        diagonal = there.hints.diagonal(w)
+        if diagonal is not None:
+            self._inverse_diagonal = torch.where(diagonal > 0, 1 / diagonal, 1.0)
 
     def _precondition(self, residual: Tensor) -> Tensor:
         if self._spikes is not None:
             return self._spikes(residual)
         known = len(self._inverse_diagonal) > 0
-        return residual * self._inverse_diagonal if known else self._objective.natural(residual)
+        return residual * self._inverse_diagonal if known else self._objective.hints.natural(residual)
 
     def may_leave(self, done: np.ndarray) -> np.ndarray:
         """Which of the problems that are done need not stay in the batch."""
         return done
 
-    def select(self, problems: np.ndarray, objective: Objective) -> NewtonCG:
-        """For some of the problems, whose objective is `objective`."""
+    def select(self, problems: np.ndarray) -> NewtonCG | None:
+        """For some of the problems; None where all must stay together."""
+        objective = self._objective.select(problems)
+        if objective is None:
+            return None
         some = copy.copy(self)
         some._objective = objective
         if len(self._inverse_diagonal):

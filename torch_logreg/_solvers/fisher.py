@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Curvature, Objective
+from torch_logreg._contracts.objective import Factorable, Matrices
 from torch_logreg._solvers.conjugate_gradients import CG_ACCURACY, conjugate_gradient
 from torch_logreg._solvers.search import MAX_DAMPING, State, Trial
 
@@ -34,7 +34,7 @@ class Cholesky:
     factor: Tensor  # (P, n_parameters, n_parameters)
     succeeded: Tensor  # (P,) bool
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Factorable) -> None:
         self._least = 4 * float(torch.finfo(objective.dtype).eps)
         self._damping = np.full(objective.n_problems, self._least)
         self._damped = False  # more than that
@@ -43,10 +43,10 @@ class Cholesky:
     def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
         return not (contracting and full_step)
 
-    def update(self, objective: Objective, w: Tensor) -> None:
+    def update(self, objective: Factorable, w: Tensor) -> None:
         self.set(objective.curvature(w))
 
-    def set(self, curvature: Curvature) -> None:
+    def set(self, curvature: Matrices) -> None:
         matrix = curvature.matrix()
         diagonal = matrix.diagonal(dim1=1, dim2=2)
         if self._damped:
@@ -93,8 +93,12 @@ class Cholesky:
 class NewtonCholesky:
     """Newton directions by a factorisation each, as `NewtonCG` makes them without any."""
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Factorable) -> None:
         self._objective, self._metric = objective, Cholesky(objective)
+
+    @property
+    def objective(self) -> Factorable:
+        return self._objective
 
     def direction(self, state: State) -> tuple[Tensor, Tensor]:
         """The direction (P, n_parameters), and whether the factorisation succeeded, (P,)."""
@@ -108,8 +112,11 @@ class NewtonCholesky:
     def may_leave(self, done: np.ndarray) -> np.ndarray:
         return done
 
-    def select(self, problems: np.ndarray, objective: Objective) -> NewtonCholesky:
-        """For some of the problems, whose objective is `objective`."""
+    def select(self, problems: np.ndarray) -> NewtonCholesky | None:
+        """For some of the problems; None where all must stay together."""
+        objective = self._objective.select(problems)
+        if objective is None:
+            return None
         some = copy.copy(self)
         some._objective, some._metric = objective, self._metric.select(problems)
         return some
@@ -126,7 +133,7 @@ class Kronecker:
     scaled = True
     belief = 0.1  # it was seen to underrate the decrease still to come by up to ten
 
-    def __init__(self, objective: Objective, sample: Objective, n_sampled: float) -> None:
+    def __init__(self, objective: Factorable, sample: Factorable, n_sampled: float) -> None:
         self._sample, self._n_sampled = sample, n_sampled
         self._exact = objective.dtype
         self._dtype = objective.rows.dtype if sample.dtype == objective.dtype else sample.dtype
@@ -137,10 +144,10 @@ class Kronecker:
     def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
         return n_updates in (0, 3, 8) or not full_step
 
-    def update(self, objective: Objective, w: Tensor) -> None:
+    def update(self, objective: Factorable, w: Tensor) -> None:
         self.set(self._sample.curvature(w))
 
-    def set(self, curvature: Curvature) -> None:
+    def set(self, curvature: Matrices) -> None:
         self._vectors = self._curve = self._curve.new_empty(0)  # makes room
         # Small differences of the penalty to the rest are all that regularises them: in float64.
         outputs, columns, decay, strength = (factor.to(self._exact) for factor in curvature.factors())
@@ -226,7 +233,7 @@ class SampledFisher:
     MANY_STEPS = 12  # for which the preconditioner must be old
 
     def __init__(
-        self, objective: Objective, sample: Objective, n_sampled: int, exact: bool, tol: float | None = None
+        self, objective: Factorable, sample: Factorable, n_sampled: int, exact: bool, tol: float | None = None
     ) -> None:
         self.exact, self._sample = exact, sample
         self.proves, self._decrease = False, NEARLY * (tol or 0.0) ** 2
@@ -243,7 +250,7 @@ class SampledFisher:
             self._on_sample, self._accuracy, self._most = False, self.ACCURACY, self.STEPS
         return self.exact or n_updates in (0, 1, 2, 3, 5, 8) or not full_step
 
-    def update(self, objective: Objective, w: Tensor) -> None:
+    def update(self, objective: Factorable, w: Tensor) -> None:
         self._curvature = self._sample.curvature(w.to(self._sample.dtype))
         # The first one is of weights 0 mostly: far from what it is later.
         if self._n_updates < 1 or self._last_steps > self.MANY_STEPS:
@@ -265,8 +272,8 @@ class SampledFisher:
     def size(self, v: Tensor) -> Tensor:
         return self._preconditioner.solve(v)
 
-    def select(self, problems: np.ndarray) -> SampledFisher:
-        raise NotImplementedError
+    def select(self, problems: np.ndarray) -> None:
+        """What it is made of is of all problems, so they stay together."""
 
     def may_leave(self, done: np.ndarray) -> np.ndarray:
         return np.zeros_like(done)  # what it is made of is of all problems
@@ -303,8 +310,8 @@ class Shared:
     def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
         return False
 
-    def update(self, objective: Objective, w: Tensor) -> None:
-        raise NotImplementedError
+    def update(self, objective: Factorable, w: Tensor) -> None:
+        """It stays as it is."""
 
     def solve(self, v: Tensor) -> Tensor:
         return self._metric.solve(v)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Objective
+from torch_logreg._contracts.objective import Curved
 from torch_logreg._contracts.solver import Callback, Solution, Solver
 from torch_logreg._solvers.conjugate_gradients import NewtonCG
 from torch_logreg._solvers.search import backtrack, start
@@ -18,7 +18,7 @@ from torch_logreg._solvers.stopping import Progress
 
 
 @dataclass(frozen=True)
-class LBFGS(Solver):
+class LBFGS(Solver[Curved]):
     """L-BFGS with backtracking, and a certificate before it stops.
 
     A small gradient alone says little where curvature is small, so once the gradient rule is met one
@@ -34,7 +34,7 @@ class LBFGS(Solver):
     tol: float | None = 1e-4
     memory: int = 10
 
-    def minimize(self, objective: Objective, w: Tensor, callback: Callback) -> Solution:
+    def minimize(self, objective: Curved, w: Tensor, callback: Callback) -> Solution:
         progress, newton = Progress(objective, self.tol), NewtonCG(objective, self.tol)
         pairs: deque[Pair] = deque(maxlen=self.memory)
         state = start(objective, w)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Batch, Objective
+from torch_logreg._contracts.objective import Batch, Curved, Factorable
 from torch_logreg._contracts.solver import Callback, Solution, Solver
 from torch_logreg._runtime.out_of_memory import check_room
 from torch_logreg._solvers.conjugate_gradients import NewtonCG
@@ -35,21 +35,21 @@ BATCH_UPDATES = 25  # at most, on one sample of the rows
 PEAK = 3.3  # matrices held while one is made and factorised, as measured
 
 
-def _exact(objective: Objective, tol: float | None) -> Metric:
+def _exact(objective: Factorable, tol: float | None) -> Metric:
     return SampledFisher(objective, objective.rough(), objective.rows.n_rows, True, tol)
 
 
-def _sampled(objective: Objective, tol: float | None) -> Metric:
+def _sampled(objective: Factorable, tol: float | None) -> Metric:
     sample, _, n_rows = objective.batches[-1]
     return SampledFisher(objective, sample.rough(), n_rows, exact=False)
 
 
-def _kronecker(objective: Objective, tol: float | None) -> Metric:
+def _kronecker(objective: Factorable, tol: float | None) -> Metric:
     sample, _, n_rows = objective.batches[-1]
     return Kronecker(objective, sample, n_rows)
 
 
-METRICS: dict[str, Callable[[Objective, float | None], Metric | None]] = {
+METRICS: dict[str, Callable[[Factorable, float | None], Metric | None]] = {
     "cholesky": lambda objective, tol: Cholesky(objective),
     "products": lambda objective, tol: None,
     "exact": _exact,
@@ -59,7 +59,7 @@ METRICS: dict[str, Callable[[Objective, float | None], Metric | None]] = {
 
 
 @dataclass(frozen=True)
-class NaturalSGD(Solver):
+class NaturalSGD(Solver[Curved]):
     """Natural-gradient steps on growing batches of rows, with backtracking.
 
     The step is ``-F⁻¹ gradient`` with F the Fisher matrix, for the losses here the Hessian. Where the
@@ -98,26 +98,27 @@ class NaturalSGD(Solver):
     kept_work: int = 0
     late_work: int = 0
 
-    def minimize(self, objective: Objective, w: Tensor, callback: Callback) -> Solution:
-        metric = self._metric(objective)
+    def minimize(self, objective: Curved, w: Tensor, callback: Callback) -> Solution:
+        whole = objective.factorable()
+        metric = None if whole is None else self._metric(whole)
         progress = Progress(objective, self.tol)
-        if metric is None:
-            return self._newton(NewtonCG(objective, self.tol), objective, w, progress, callback)
+        if whole is None or metric is None:
+            return self._newton(NewtonCG(objective, self.tol), w, progress, callback)
         own = metric.exact and not isinstance(metric, Cholesky)
-        lazy = self.lazy and not own and _work(objective) > self.kept_work
-        if isinstance(metric, Cholesky) and not lazy and not objective.batches:
-            if objective.n_problems == 1:
-                return SmallNewton(objective, self.max_iter, self.tol, callback).run(w)
-            return self._newton(NewtonCholesky(objective), objective, w, progress, callback)
+        lazy = self.lazy and not own and _work(whole) > self.kept_work
+        if isinstance(metric, Cholesky) and not lazy and not whole.batches:
+            if whole.n_problems == 1:
+                return SmallNewton(whole, self.max_iter, self.tol, callback).run(w)
+            return self._newton(NewtonCholesky(whole), w, progress, callback)
         works = (self.kept_work, self.late_work)
-        return Descent(objective, metric, lazy, self.max_iter, progress, callback, works).run(w)
+        return Descent(whole, metric, lazy, self.max_iter, progress, callback, works).run(w)
 
-    def _metric(self, objective: Objective) -> Metric | None:
+    def _metric(self, objective: Factorable) -> Metric | None:
         """None for the Fisher matrix by its products with all rows alone."""
         self._check_room(objective)
         return METRICS[self.metric](objective, self.tol)
 
-    def _check_room(self, objective: Objective) -> None:
+    def _check_room(self, objective: Factorable) -> None:
         """Raise MemoryError if the matrices of the metric are too large for the device."""
         P, p, K = objective.n_problems, objective.n_parameters, objective.n_outputs
         whole = self.metric == "cholesky"
@@ -131,7 +132,7 @@ class NaturalSGD(Solver):
             f"use solver='newton-cg' or {instead!r}, which make none",
         )
 
-    def _started(self, objective: Objective, w: Tensor, progress: Progress, callback: Callback) -> State:
+    def _started(self, objective: Curved, w: Tensor, progress: Progress, callback: Callback) -> State:
         """Where to start on all rows: from what samples tell, if that is better than no coefficients."""
         if bool(w.any()) or not objective.batches:
             return start(objective, w)
@@ -161,16 +162,16 @@ class NaturalSGD(Solver):
     def _newton(
         self,
         newton: NewtonCG | NewtonCholesky,
-        objective: Objective,
         w: Tensor,
         progress: Progress,
         callback: Callback,
     ) -> Solution:
+        objective = newton.objective
         state = self._started(objective, w, progress, callback)
         while progress.updates < self.max_iter and not progress.done.all():
             direction, accurate = newton.direction(state)
             if not progress.updates:
-                direction = objective.stretch(state.w, direction)
+                direction = objective.hints.stretch(state.w, direction)
             trial = backtrack(objective, state, progress.freeze(direction), accurate)
             trust = trial.verdict
             finished = progress.record(state, trial, trust, newton.adapt(trust > 0), callback)
@@ -178,13 +179,13 @@ class NaturalSGD(Solver):
             if finished:
                 break
             staying = progress.staying(newton.may_leave(progress.done))
-            if staying is not None and (fewer := objective.select(staying)) is not None:
-                objective, newton = fewer, newton.select(staying, fewer)
+            if staying is not None and (fewer := newton.select(staying)) is not None:
+                objective, newton = fewer.objective, fewer
                 state = progress.leave(state, staying)
         return progress.solution(state)
 
 
-def _work(objective: Objective) -> int:
+def _work(objective: Factorable) -> int:
     """Multiplications for a Fisher matrix of each problem."""
     return objective.n_problems * objective.rows.n_rows * objective.n_parameters**2
 
@@ -198,7 +199,7 @@ class Descent:
 
     def __init__(
         self,
-        objective: Objective,
+        objective: Factorable,
         metric: Metric,
         lazy: bool,
         max_iter: int,
@@ -262,11 +263,15 @@ class Descent:
                 )
             state = trial.state
             staying = progress.staying(metric.may_leave(progress.done))
-            if staying is not None and (fewer := self._objective.select(staying)) is not None:
-                self._objective, self._metric = fewer, metric.select(staying)
+            if (
+                staying is not None
+                and (fewer := self._objective.select(staying)) is not None
+                and (narrower := metric.select(staying)) is not None
+            ):
+                self._objective, self._metric = fewer, narrower
                 if isinstance(metric, Cholesky):
                     self._lazy = self._lazy and _work(fewer) > self._kept_work
-                metric, state = self._metric, progress.leave(state, staying)
+                metric, state = narrower, progress.leave(state, staying)
                 index = torch.as_tensor(staying, dtype=torch.int64, device=w.device)
                 pairs = deque((pair.select(index) for pair in pairs), maxlen=MEMORY)
         return progress.solution(state)
@@ -278,7 +283,7 @@ class Descent:
             return None
         after = state._replace(w=state.w + self._progress.freeze(direction))
         nothing, step = np.zeros(len(decrement)), np.ones(len(decrement))
-        return Trial(after, step, decrement, nothing, lambda: self._objective.reach(direction), nothing)
+        return Trial(after, step, decrement, nothing, lambda: self._objective.hints.reach(direction), nothing)
 
     def _should_factorise(self, n_updates: int) -> bool:
         """Whether many steps, as where classes are nearly separable, are best made exact ones.

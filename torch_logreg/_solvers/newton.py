@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Objective
+from torch_logreg._contracts.objective import Factorable
 from torch_logreg._contracts.solver import Callback, Iteration, Solution
 from torch_logreg._solvers.search import ARMIJO, MAX_DAMPING, MAX_HALVINGS, NOISE, TURNED, blame, largest
 from torch_logreg._solvers.stopping import FLATTENED, STILL
@@ -42,7 +42,7 @@ class SmallNewton:
 
     def __init__(
         self,
-        objective: Objective,
+        objective: Factorable,
         max_iter: int,
         tol: float | None,
         callback: Callback,
@@ -62,7 +62,7 @@ class SmallNewton:
         while reason == "max_iter" and n_iter < self._max_iter:
             direction, info = self._direction(here)
             if not n_iter:
-                direction = self._objective.stretch(w, direction)
+                direction = self._objective.hints.stretch(w, direction)
             before, (here, step, decrement, failed) = here, self._backtrack(here, direction, info)
             if self._tol is not None:
                 reason = self._reason(before, step, decrement, failed, self._tol)
@@ -158,7 +158,7 @@ class SmallNewton:
         """See `Progress`; a whole step left much of the slope where a longer one was taken."""
         left = -float(torch.linalg.vecdot(here.gradient, direction))
         steep = step > 1 or left > FLATTENED * decrement
-        return steep and float(self._objective.reach(direction)) > STILL
+        return steep and float(self._objective.hints.reach(direction)) > STILL
 
     def _tell(self, number: int, before: Point, step: float, w: Tensor, reason: str) -> bool:
         """Whether the callback says to stop."""

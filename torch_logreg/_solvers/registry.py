@@ -1,19 +1,63 @@
-"""Every solver by its name."""
+"""Every solver by its name, and what it needs of an objective."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any, NamedTuple
 
+from torch_logreg._contracts.objective import Curved, Factorable, Objective, Stochastic
 from torch_logreg._contracts.solver import Solver
 from torch_logreg._solvers.lbfgs import LBFGS
 from torch_logreg._solvers.natural import NaturalSGD
 from torch_logreg._solvers.sgd import SGD
 
-SOLVERS: dict[str, Callable[..., Solver]] = {
-    "natural-sgd": NaturalSGD,
-    "newton-cholesky": partial(NaturalSGD, metric="cholesky", lazy=False),
-    "newton-cg": partial(NaturalSGD, metric="products"),
-    "lbfgs": LBFGS,
-    "sgd": SGD,
+
+class Need(NamedTuple):
+    """A kind of objective, and what is said of one that is not of it."""
+
+    kind: type
+    missing: str
+    instead: str
+
+
+CURVATURE = Need(
+    Curved,
+    "the curvature of F, which only the linear model has in closed form",
+    "use solver='sgd', which needs gradients of minibatches alone",
+)
+MATRIX = Need(
+    Factorable,
+    "the Fisher matrix itself, which here can only be multiplied with",
+    "use solver='newton-cg', which does no more than that",
+)
+MINIBATCHES = Need(
+    Stochastic,
+    "gradients of minibatches, and these rows are not drawn at random",
+    "use solver='natural-sgd', which reads all rows",
+)
+
+
+class Entry(NamedTuple):
+    """How a solver is made of its hyper-parameters, and what it needs of an objective."""
+
+    make: Callable[..., Solver[Any]]
+    needs: tuple[Need, ...]  # the first that is missing is named
+
+
+SOLVERS: dict[str, Entry] = {
+    "natural-sgd": Entry(NaturalSGD, (CURVATURE,)),
+    "newton-cholesky": Entry(partial(NaturalSGD, metric="cholesky", lazy=False), (CURVATURE, MATRIX)),
+    "newton-cg": Entry(partial(NaturalSGD, metric="products"), (CURVATURE,)),
+    "lbfgs": Entry(LBFGS, (CURVATURE,)),
+    "sgd": Entry(SGD, (MINIBATCHES,)),
 }
+
+
+def make_solver(name: str, objective: Objective, settings: Mapping[str, Any]) -> Solver[Any]:
+    """The solver `name` with these hyper-parameters; ValueError if `objective` lacks what it needs."""
+    entry = SOLVERS[name]
+    for need in entry.needs:
+        if not isinstance(objective, need.kind):
+            raise ValueError(f"solver={name!r} needs {need.missing}; {need.instead}.")
+    return entry.make(**settings)

@@ -117,6 +117,6 @@ def backtrack(
         )
 
     def reach() -> Tensor:
-        return objective.reach(direction)
+        return objective.hints.reach(direction)
 
     return Trial(reached, step * enough, -report[0], -report[4], reach, report[3])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torch_logreg._contracts.objective import Objective
+from torch_logreg._contracts.objective import Stochastic
 from torch_logreg._contracts.rows import Block
 from torch_logreg._contracts.solver import Callback, Iteration, Solution, Solver
 from torch_logreg._runtime.blame import naming
@@ -29,7 +29,7 @@ SCHEDULE = (
 
 
 @dataclass(frozen=True)
-class SGD(Solver):
+class SGD(Solver[Stochastic]):
     """`torch.optim.SGD` on minibatches, as a hand-written loop would use it.
 
     Each epoch begins with F over all rows, which is what is recorded. It ends the fit once the gradient
@@ -52,7 +52,7 @@ class SGD(Solver):
     batch_size: int | None = None
     seed: int = 0
 
-    def minimize(self, objective: Objective, w: Tensor, callback: Callback) -> Solution:
+    def minimize(self, objective: Stochastic, w: Tensor, callback: Callback) -> Solution:
         rows, generator = objective.rows, torch.Generator(device="cpu").manual_seed(self.seed)
         batch_size = None if self.batch_size is None or self.batch_size >= rows.n_rows else self.batch_size
         w = w.clone()
@@ -79,7 +79,7 @@ class SGD(Solver):
         P = objective.n_problems
         return Solution(w, F, norm, np.full(P, n_iter, dtype=np.int32), [reason] * P)
 
-    def _look(self, objective: Objective, w: Tensor, whole: Block | None) -> tuple[Tensor, Tensor | None]:
+    def _look(self, objective: Stochastic, w: Tensor, whole: Block | None) -> tuple[Tensor, Tensor | None]:
         """F at the beginning of an epoch, and its gradient where the stopping rule or the step needs it."""
         if whole is not None:
             return objective.batch_value_and_gradient(w, whole, objective.rows.n_rows)
@@ -121,7 +121,7 @@ class Steps(Protocol):
 class Stock:
     """`torch.optim.SGD`."""
 
-    def __init__(self, w: Tensor, objective: Objective, settings: SGD) -> None:
+    def __init__(self, w: Tensor, objective: Stochastic, settings: SGD) -> None:
         self._objective, self._momentum, self._nesterov = objective, settings.momentum, settings.nesterov
         length = float(settings.learning_rate)
         if length > torch.finfo(w.dtype).max:
@@ -190,7 +190,7 @@ class LineSearch:
     and halved for the next minibatch. A full batch looks until it finds one.
     """
 
-    def __init__(self, w: Tensor, objective: Objective) -> None:
+    def __init__(self, w: Tensor, objective: Stochastic) -> None:
         self._w, self._objective = w, objective
         self._step = torch.full_like(w[:, :1], FIRST_STEP)  # (P, 1)
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Objective
+from torch_logreg._contracts.objective import Curved
 from torch_logreg._contracts.solver import Callback, Iteration, Solution
 from torch_logreg._solvers.search import State, Trial
 
@@ -34,7 +34,7 @@ class Progress:
     are still in it.
     """
 
-    def __init__(self, objective: Objective, tol: float | None) -> None:
+    def __init__(self, objective: Curved, tol: float | None) -> None:
         eps, n_problems = objective.eps, objective.n_problems
         self.tol, self._rows = tol, objective.rows
         # A decrease below rounding cannot be seen, whatever tol asks for.

@@ -1,0 +1,194 @@
+"""What each kind of rows and of objectives can do, and that a solver refuses one that lacks what it needs."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from torch import nn
+
+import torch_logreg
+from torch_logreg._contracts.objective import Curved, Factorable, Fisher, Hints, Objective, Stochastic
+from torch_logreg._contracts.rows import Drawable, Gatherable, Rows
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._data.folds import FoldRows
+from torch_logreg._data.samples import HeldRows, SampledRows
+from torch_logreg._linear.held import small_design
+from torch_logreg._linear.minibatches import MinibatchObjective
+from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.sparse_row_space import SparseRowObjective, by_column
+from torch_logreg._losses.criteria import resolve_criterion
+from torch_logreg._losses.losses import LOSSES
+from torch_logreg._modules.objective import ModuleObjective
+from torch_logreg._solvers.registry import SOLVERS, make_solver
+
+N, D = 40, 3
+LOSS = LOSSES["binary"]
+X = np.random.default_rng(0).normal(size=(N, D))
+WEIGHTS = np.random.default_rng(1).uniform(0.5, 2.0, size=(2, N))
+ONE = torch.tensor([0.7], dtype=torch.float64)
+
+
+def array_rows(weights=WEIGHTS, sparse=False):
+    target = torch.from_numpy((X[:, 0] > 0).astype(float))
+    features = scipy.sparse.csr_array(X) if sparse else torch.from_numpy(X)
+    return ArrayRows(features, target, torch.from_numpy(weights), 1)
+
+
+def sampled_rows(weights=WEIGHTS):
+    rows = array_rows(weights)
+    sample = rows.sample(20, lambda target: target.long(), torch.Generator().manual_seed(0))
+    return SampledRows(rows, sample, 20)
+
+
+def held_rows(weights=WEIGHTS):
+    rows = array_rows(weights)
+    return HeldRows(rows, rows.whole())
+
+
+def fold_rows():
+    counts = torch.from_numpy(np.random.default_rng(2).integers(0, 3, size=(2, N)))
+    return FoldRows(array_rows(WEIGHTS[:1]), counts, torch.tensor([0, 1]))
+
+
+# All that a kind of rows can do besides being read, and what of it these do.
+ROWS = {
+    "dense": (array_rows, {Drawable, Gatherable}),
+    "CSR": (lambda: array_rows(sparse=True), {Drawable}),
+    "sampled": (sampled_rows, set()),
+    "held": (held_rows, set()),
+    "folds": (fold_rows, set()),
+}
+
+
+def linear():
+    return LinearObjective(fold_rows(), LOSS, ONE.expand(2), 1, True)
+
+
+def minibatches():
+    return MinibatchObjective(array_rows(WEIGHTS[:1]), LOSS, ONE, 1, True)
+
+
+def held():
+    return small_design(array_rows(WEIGHTS[:1]), ONE, LOSS, 1, True)
+
+
+def of_sparse_rows():
+    rows = array_rows(WEIGHTS[:1], sparse=True)
+    shares = WEIGHTS[0] / WEIGHTS[0].sum()
+    return SparseRowObjective(rows, LOSS, ONE, 1, True, by_column(rows.sparse, shares, rows.check_finite))
+
+
+def of_a_module():
+    target = torch.from_numpy((X[:, 0] > 0).astype(int))
+    rows = ArrayRows(torch.from_numpy(X), target, torch.from_numpy(WEIGHTS[:1]), 1)
+    return ModuleObjective(rows, nn.Linear(D, 1, dtype=torch.float64), resolve_criterion(None, 2), 1.0)
+
+
+OBJECTIVES = {
+    "linear": (linear, {Curved, Factorable}),
+    "minibatches": (minibatches, {Curved, Factorable, Stochastic}),
+    "held": (held, {Curved, Factorable}),
+    "of sparse rows": (of_sparse_rows, {Curved}),
+    "of a module": (of_a_module, {Stochastic}),
+}
+REFUSALS = {
+    ("natural-sgd", "of a module"): "needs the curvature of F, which only the linear model.*use solver='sgd'",
+    ("newton-cholesky", "of a module"): "needs the curvature of F, which only the linear.*use solver='sgd'",
+    ("newton-cholesky", "of sparse rows"): "needs the Fisher matrix itself.*use solver='newton-cg'",
+    ("newton-cg", "of a module"): "needs the curvature of F, which only the linear model.*use solver='sgd'",
+    ("lbfgs", "of a module"): "needs the curvature of F, which only the linear model.*use solver='sgd'",
+    ("sgd", "linear"): "needs gradients of minibatches.*use solver='natural-sgd'",
+    ("sgd", "held"): "needs gradients of minibatches.*use solver='natural-sgd'",
+    ("sgd", "of sparse rows"): "needs gradients of minibatches.*use solver='natural-sgd'",
+}
+
+rows_of_each_kind = pytest.mark.parametrize("kind", ROWS)
+objectives_of_each_kind = pytest.mark.parametrize("kind", OBJECTIVES)
+
+
+@rows_of_each_kind
+def test_rows_can_do_what_their_kind_says(kind):
+    make, abilities = ROWS[kind]
+    rows = make()
+    assert isinstance(rows, Rows) and isinstance(rows, Drawable) == (Drawable in abilities)
+    assert (rows.gatherable() is rows) == (Gatherable in abilities)
+    assert (rows.gatherable() is None) == (Gatherable not in abilities)
+
+
+@rows_of_each_kind
+def test_rows_are_selected_as_some_of_the_problems_weigh_them(kind):
+    rows = ROWS[kind][0]()
+    some = rows.select(np.array([1]))
+    before = rows.rows_read
+    blocks = list(some.blocks())
+    assert rows.rows_read - before == some.rows_read - before == some.n_rows == rows.n_rows
+    weights = torch.cat([block.weights for block in blocks], dim=1)
+    of_all = torch.cat([block.weights for block in rows.blocks()], dim=1)
+    assert torch.equal(weights, of_all[1:])
+    sums = rows.weight_sum(torch.float64)
+    torch.testing.assert_close(some.weight_sum(torch.float64), sums[1:], rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("make", [array_rows, sampled_rows, held_rows])
+def test_rows_that_all_problems_weigh_alike_are_the_same_for_some(make):
+    rows = make(WEIGHTS[:1])
+    assert rows.select(np.array([0])) is rows
+
+
+@objectives_of_each_kind
+def test_an_objective_can_do_what_its_kind_says(kind):
+    make, abilities = OBJECTIVES[kind]
+    objective = make()
+    assert {able for able in (Curved, Factorable, Stochastic) if isinstance(objective, able)} == abilities
+    if Curved in abilities:
+        assert (objective.factorable() is objective) == (Factorable in abilities)
+        assert isinstance(objective.curvature(objective.zeros()), Fisher) == (Factorable in abilities)
+    if Stochastic in abilities:
+        assert isinstance(objective.rows, Drawable)
+
+
+@objectives_of_each_kind
+def test_hints_are_harmless(kind):
+    objective = OBJECTIVES[kind][0]()
+    w = objective.zeros()
+    _, gradient = objective.value_and_gradient(w)
+    hints = objective.hints
+    assert isinstance(hints, Hints)
+    for of_steps in (hints.natural, lambda v: hints.stretch(w, v)):
+        found = of_steps(gradient)
+        assert found.shape == gradient.shape and bool((torch.linalg.vecdot(found, gradient) > 0).all())
+    assert hints.reach(gradient).shape == (objective.n_problems,)
+    diagonal, sketch, active = hints.diagonal(w), hints.sketch(w, 2), hints.active(w, 0.5)
+    assert diagonal is None or diagonal.shape == w.shape
+    assert sketch is None or sketch.rows.shape == (2, w.shape[1])
+    assert active is None or isinstance(active, Curved)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@objectives_of_each_kind
+def test_a_solver_refuses_an_objective_that_lacks_what_it_needs(solver, kind):
+    objective, settings = OBJECTIVES[kind][0](), {"max_iter": 2, "tol": 1e-2}
+    if (solver, kind) in REFUSALS:
+        with pytest.raises(ValueError, match=f"solver='{solver}' {REFUSALS[solver, kind]}"):
+            make_solver(solver, objective, settings)
+        return
+    made = make_solver(solver, objective, settings)
+    solution = made.minimize(objective, objective.zeros(), lambda iteration: False)
+    assert solution.w.shape == (objective.n_problems, objective.n_parameters)
+
+
+@pytest.mark.parametrize("contract", [Objective, Curved, Factorable, Stochastic, Rows, Drawable, Gatherable])
+def test_a_contract_is_abstract(contract):
+    assert inspect.isabstract(contract)
+
+
+def test_no_method_is_there_only_to_say_that_it_does_not_work():
+    for file in Path(torch_logreg.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            assert not (isinstance(node, ast.Raise) and "NotImplementedError" in ast.unparse(node)), file
