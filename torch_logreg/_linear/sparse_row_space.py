@@ -17,10 +17,11 @@ from torch import Tensor
 
 from torch_logreg._contracts.objective import Curvature, Curved, Hints
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._data.sparse import FEW_STORED, matmul, rmatmul, sparse_pair
+from torch_logreg._data.sparse import matmul, rmatmul, sparse_pair
 from torch_logreg._losses.losses import Loss
 
 LEAST_ROWS, COLUMNS_FOR_A_ROW = 1025, 6  # as examples/benchmarks/crossovers.py found
+MOST_STORED = 2**20  # numbers, up to which scipy makes the products on one thread
 MOST_SPREAD = 2.0**20  # of the curvatures of columns, above which scaled ones are the better coordinates
 FAR = 0.999  # of a mean square, of a column that is nearly the same in all rows
 
@@ -218,7 +219,7 @@ def sparse_row_space(
 
 def is_wide(n_rows: int, n_columns: int, n_stored: int) -> bool:
     """Whether the space of the rows may be the better one."""
-    return n_rows >= LEAST_ROWS and n_columns >= COLUMNS_FOR_A_ROW * n_rows and n_stored <= FEW_STORED
+    return n_rows >= LEAST_ROWS and n_columns >= COLUMNS_FOR_A_ROW * n_rows and n_stored <= MOST_STORED
 
 
 def by_column(
