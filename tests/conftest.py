@@ -1,7 +1,8 @@
 """What must be set before scikit-learn is imported, and fixtures of several files."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 # Without it scikit-learn skips its array API check.
 os.environ["SCIPY_ARRAY_API"] = "1"
@@ -53,6 +54,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(int(os.environ.get("TORCH_LOGREG_TEST_THREADS", "1")))
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replaces limits of all devices, as in ``limits(block_numbers=80)``; the others are as they were."""
+    from torch_logreg._runtime import limits as of_devices
+
+    before = {name: getattr(of_devices, name) for name in ("CPU", "ACCELERATOR")}
+
+    def set_to(**fields: int) -> None:
+        for name, numbers in before.items():
+            monkeypatch.setattr(of_devices, name, replace(numbers, **fields))
+
+    return set_to
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
+import torch
 from scipy.optimize import linprog
 from scipy.special import softmax
 from torch import Tensor
@@ -15,8 +16,8 @@ from torch import Tensor
 from torch_logreg._checks.data import TrainingData
 from torch_logreg._data.sparse import without_duplicates
 from torch_logreg._fit.present import Present
+from torch_logreg._runtime.limits import limits_of
 
-CHUNK_NUMBERS = 2**20  # of X at a time, in float64
 PROGRAM_NUMBERS = 2**21  # in the matrix of a linear program: more take many seconds
 SMALL_NUMBERS = 2**17  # there, which takes some milliseconds: no trust in the fit is needed
 PARAMETERS = 2**11  # of which a null space is made
@@ -113,7 +114,7 @@ def separation(fitted: Fitted, decrease: float) -> Separation | None:
 
 def _chunks(X: Any) -> Iterator[tuple[slice, Any]]:
     """Cut X into some rows at a time, of a dense X in float64."""
-    step = max(1, CHUNK_NUMBERS // X.shape[1])
+    step = max(1, limits_of(torch.device("cpu")).dense_numbers // X.shape[1])
     for start in range(0, X.shape[0], step):
         rows = slice(start, min(start + step, X.shape[0]))
         part = X[rows]

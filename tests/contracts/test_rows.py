@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helpers.oracle import solve
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._contracts.rows import Matrix, Sample
-from torch_logreg._data import arrays, products, sparse
+from torch_logreg._data import arrays
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.csr import CsrMatrix
 from torch_logreg._data.products import (
@@ -138,9 +138,8 @@ def test_part_of_a_larger_array_is_multiplied_in_parts_like_any_other():
 @kinds
 @dtypes
 @pytest.mark.parametrize("chunk", [1, 40, 2**21])
-def test_rmatmul_deviation_is_that_of_numpy(kind, dtype, chunk, monkeypatch):
-    monkeypatch.setattr(products, "CHUNK_NUMBERS", chunk)
-    monkeypatch.setattr(sparse, "PART_NUMBERS", chunk)
+def test_rmatmul_deviation_is_that_of_numpy(kind, dtype, chunk, limits):
+    limits(chunk_numbers=chunk, exact_stored=chunk)
     X, residual, other = _data(dtype)
     residual, center = np.abs(residual), other[0].astype(float)
     arguments = KINDS[kind](X), torch.from_numpy(residual), torch.from_numpy(center)
@@ -156,8 +155,8 @@ def test_rmatmul_deviation_is_that_of_numpy(kind, dtype, chunk, monkeypatch):
 @dtypes
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("chunk", [1, 100, 2**21])
-def test_sandwich_is_that_of_numpy(kind, dtype, intercept, chunk, monkeypatch):
-    monkeypatch.setattr(products, "SANDWICH_NUMBERS", chunk)
+def test_sandwich_is_that_of_numpy(kind, dtype, intercept, chunk, limits):
+    limits(sandwich_numbers=chunk)
     X, weights, other = _data(dtype)
     center, spread = other[0].astype(float), 0.5 + np.abs(other[1]).astype(float)
     arguments = torch.from_numpy(weights), torch.from_numpy(center), torch.from_numpy(spread), intercept
@@ -172,8 +171,8 @@ def test_sandwich_is_that_of_numpy(kind, dtype, intercept, chunk, monkeypatch):
 @dtypes
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("chunk", [1, 200, 2**21])
-def test_sandwich_outer_is_that_of_numpy(kind, dtype, intercept, chunk, monkeypatch):
-    monkeypatch.setattr(products, "SANDWICH_NUMBERS", chunk)
+def test_sandwich_outer_is_that_of_numpy(kind, dtype, intercept, chunk, limits):
+    limits(sandwich_numbers=chunk)
     X, _, other = _data(dtype)
     factors = np.random.default_rng(1).normal(size=(2, 3, len(X))).astype(dtype)
     center, spread = other[0].astype(float), 0.5 + np.abs(other[1]).astype(float)
@@ -253,8 +252,8 @@ def test_indices_of_a_csr_matrix_are_stored_in_32_bits():
 
 @pytest.mark.parametrize("kind", ["dense", "CSR"])
 @pytest.mark.parametrize("numbers", [1, 14, 2**20])
-def test_blocks_hold_every_row_once_and_in_order(kind, numbers, monkeypatch):
-    monkeypatch.setattr(arrays, "BLOCK_NUMBERS", numbers)
+def test_blocks_hold_every_row_once_and_in_order(kind, numbers, limits):
+    limits(block_numbers=numbers)
     X, _, _ = _data()
     rows = _rows_of(X if kind == "dense" else scipy.sparse.csr_array(X), n_outputs=2)
     blocks = list(rows.blocks())
@@ -279,14 +278,13 @@ def test_rows_of_one_machine_are_their_own_total():
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("solver", ["newton-cholesky", "newton-cg", "lbfgs"])
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_many_blocks_give_the_fit_of_one(sparse, solver, n_classes, monkeypatch):
+def test_many_blocks_give_the_fit_of_one(sparse, solver, n_classes, limits):
     X, residual, _ = _data(n=90)
     y = (X[:, 0] + residual[0]).argsort().argsort() * n_classes // len(X)
     features = scipy.sparse.csr_array(X) if sparse else X
     settings = {"solver": solver, "tol": 1e-8, "max_iter": 500}
     one = TorchLogisticClassifier(**settings).fit(features, y)
-    monkeypatch.setattr(arrays, "BLOCK_NUMBERS", 80)
-    monkeypatch.setattr(arrays, "CHUNK_NUMBERS", 200)
+    limits(block_numbers=80, chunk_numbers=200)
     many = TorchLogisticClassifier(**settings).fit(features, y)
     np.testing.assert_allclose(many.coef_, one.coef_, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(many.intercept_, one.intercept_, rtol=1e-7, atol=1e-9)
@@ -449,8 +447,8 @@ def test_a_seed_draws_the_same_rows_again_and_another_one_others():
 
 @pytest.mark.parametrize("kind", ["dense", "dense F", "CSR"])
 @pytest.mark.parametrize("step", [1, 7, 2**10])
-def test_sampled_rows_are_the_sample_a_few_at_a_time(kind, step, monkeypatch):
-    monkeypatch.setattr(SampledRows, "STEP", step)
+def test_sampled_rows_are_the_sample_a_few_at_a_time(kind, step, limits):
+    limits(sample_rows=step)
     weight = np.random.default_rng(0).random((2, 300))
     rows, sample = _sampled(300, 60, weight, kind=kind)
     n = len(sample.key)
@@ -509,10 +507,10 @@ def test_a_sparse_matrix_is_never_made_dense_as_a_whole():
     assert largest.numbers <= 2 * max(X.nnz, d + 1)
 
 
-def test_the_fisher_matrix_of_sparse_rows_makes_few_of_them_dense_at_a_time(monkeypatch):
+def test_the_fisher_matrix_of_sparse_rows_makes_few_of_them_dense_at_a_time(limits):
     n, d = 20_000, 30
     X = scipy.sparse.random_array((n, d), density=0.05, format="csr", rng=np.random.default_rng(0))
-    monkeypatch.setattr(products, "SANDWICH_NUMBERS", 2**14)
+    limits(sandwich_numbers=2**14)
     y = np.arange(n) % 2
     with _Largest() as largest:
         TorchLogisticClassifier(solver="newton-cholesky").fit(X, y)
@@ -522,7 +520,7 @@ def test_the_fisher_matrix_of_sparse_rows_makes_few_of_them_dense_at_a_time(monk
 
 @dtypes
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_dense_arrays_are_not_copied(dtype, order, monkeypatch):
+def test_dense_arrays_are_not_copied(dtype, order, limits, monkeypatch):
     X = np.asarray(np.random.default_rng(0).normal(size=(40, 3)), dtype=dtype, order=order)
     made, make = [], ArrayRows.__init__
 
@@ -531,7 +529,7 @@ def test_dense_arrays_are_not_copied(dtype, order, monkeypatch):
         made.append(self)
 
     monkeypatch.setattr(ArrayRows, "__init__", recording)
-    monkeypatch.setattr(arrays, "BLOCK_NUMBERS", 10)
+    limits(block_numbers=10)
     TorchLogisticClassifier().fit(X, np.arange(40) % 2)
     blocks = list(made[0].blocks())
     assert len(made) == 1 and len(blocks) == 4

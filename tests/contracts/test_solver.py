@@ -347,8 +347,8 @@ def test_conjugate_gradients_of_nothing_are_nothing():
 
 @losses
 @kinds
-def test_nothing_comes_to_the_host_during_conjugate_gradients(loss, kind, monkeypatch):
-    monkeypatch.setattr("torch_logreg._data.sparse.FEW_STORED", 0)
+def test_nothing_comes_to_the_host_during_conjugate_gradients(loss, kind, limits, monkeypatch):
+    limits(few_stored=0)
     objective = _objective(loss, _data(loss, kind), [1.0, 100.0], kind)
     _, gradient = objective.value_and_gradient(_zero(objective))
     curvature = objective.curvature(_zero(objective))

@@ -14,7 +14,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
-from torch_logreg._data import csr, sparse
+from torch_logreg._data import csr
 from torch_logreg._data.csr import SLACK, CsrMatrix
 
 TESTS = Path(__file__).parents[1]
@@ -49,11 +49,11 @@ SHAPES = {
 @pytest.mark.parametrize("way", ["by torch", "by torch, in parts", "by scipy"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_products_are_those_of_the_dense_matrix(shape, dtype, way, request, monkeypatch):
+def test_products_are_those_of_the_dense_matrix(shape, dtype, way, request, limits):
     if way == "by scipy":
         request.getfixturevalue("without_csr_products")
     if way == "by torch, in parts":
-        monkeypatch.setattr(csr, "COPIED_STORED", 0)
+        limits(copied_stored=0)
     matrix = random_csr(*SHAPES[shape], dtype)
     right = dense(matrix).astype(np.float64)
     for Q in (1, 4):
@@ -81,8 +81,8 @@ def test_threads_share_the_rows_of_a_product_by_scipy(without_csr_products):
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch has no MKL to be kept from it")
 @pytest.mark.parametrize(("copied", "n_given"), [(0, 3), (2**20, len(SHAPES) - 1)])
-def test_all_that_mkl_is_given_has_slack_behind_it(copied, n_given, monkeypatch):
-    monkeypatch.setattr(csr, "COPIED_STORED", copied)
+def test_all_that_mkl_is_given_has_slack_behind_it(copied, n_given, limits, monkeypatch):
+    limits(copied_stored=copied)
     given = []
     make = csr._torch_csr
 
@@ -108,11 +108,11 @@ def test_products_of_64_bit_indices_are_none_of_mkl(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("few", [0, 2**20])
-def test_a_torch_without_products_of_csr_gives_the_same_models(few, dtype, monkeypatch, request):
+def test_a_torch_without_products_of_csr_gives_the_same_models(few, dtype, limits, request):
     rng = np.random.default_rng(0)
     X = scipy.sparse.random_array((600, 20), density=0.3, rng=rng, dtype=dtype, format="csr")
     y = (X @ rng.normal(size=(20, 3)) + rng.gumbel(size=(600, 3))).argmax(axis=1)
-    monkeypatch.setattr(sparse, "FEW_STORED", few)
+    limits(few_stored=few)
 
     def models():
         for target in (y, y > 0):

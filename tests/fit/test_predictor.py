@@ -15,6 +15,7 @@ from torch import nn
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._checks.data import check_predict
 from torch_logreg._fit import predictor
+from torch_logreg._runtime.limits import CPU
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function")
 rng = np.random.default_rng(0)
@@ -46,29 +47,34 @@ def message(function: Callable, *args) -> str:
 
 
 @pytest.fixture
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(predictor, "CPU_ROWS", 7)
+def small_chunks(limits):
+    limits(predicted_rows=7)
 
 
 @pytest.mark.parametrize("labels", LABELS)
 @pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.parametrize("method", METHODS)
-def test_chunks_give_what_all_rows_at_once_give(monkeypatch, method, kind, labels):
+def test_chunks_give_what_all_rows_at_once_give(limits, method, kind, labels):
     estimator, rows = fitted(labels, kind), ROWS[kind](X)
     expected = getattr(estimator, method)(rows)
-    for name, number in (("CPU_ROWS", 7), ("CPU_ROWS", 89), ("CPU_NUMBERS", 10), ("CPU_ROWS", 1)):
-        with monkeypatch.context() as patch:
-            patch.setattr(predictor, name, number)
-            got = getattr(estimator, method)(rows)
+    for name, number in (
+        ("predicted_rows", 7),
+        ("predicted_rows", 89),
+        ("predicted_numbers", 10),
+        ("predicted_rows", 1),
+        ("moved_numbers", 40),
+    ):
+        limits(**{name: number})
+        got = getattr(estimator, method)(rows)
         assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
         assert_allclose(got, expected, rtol=1e-4 if "float32" in kind else 1e-12, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_chunks_of_a_module_give_what_all_rows_at_once_give(monkeypatch, method):
+def test_chunks_of_a_module_give_what_all_rows_at_once_give(limits, method):
     estimator = fitted("three classes", module=nn.Linear(4, 3), solver="sgd", max_iter=3)
     expected = getattr(estimator, method)(X)
-    monkeypatch.setattr(predictor, "CPU_ROWS", 7)
+    limits(predicted_rows=7)
     assert_allclose(getattr(estimator, method)(X), expected, rtol=1e-12)
 
 
@@ -176,5 +182,5 @@ def test_predicted_labels_take_no_array_of_all_raw_predictions(monkeypatch):
     monkeypatch.setattr(predictor, "matmul", noted)
     many = np.resize(X, (100_000, 4))
     estimator.predict(many)
-    assert max(sizes) <= 3 * predictor.CPU_ROWS
+    assert max(sizes) <= 3 * CPU.predicted_rows
     assert sum(sizes) == 300_000

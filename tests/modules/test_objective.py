@@ -18,7 +18,6 @@ from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._linear.objective import LinearObjective
 from torch_logreg._losses.criteria import resolve_criterion
 from torch_logreg._losses.losses import LOSSES
-from torch_logreg._modules import objective as module_objective
 from torch_logreg._modules.build import build_module
 from torch_logreg._modules.objective import ModuleObjective
 from torch_logreg._runtime.random import RandomStream
@@ -165,10 +164,10 @@ def test_weights_are_repeated_rows():
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-15)
 
 
-def test_blocks_and_chunks_change_nothing_and_every_row_is_read_once(monkeypatch):
+def test_blocks_and_chunks_change_nothing_and_every_row_is_read_once(limits):
     X, codes, weights = _data()
     whole = _objective()
-    monkeypatch.setattr(module_objective, "CHUNK_ROWS", 7)
+    limits(forward_rows=7)
     rule = resolve_criterion(None, 2)
     parted = ModuleObjective(_rows(X, codes, weights, blocks=4), _built(mlp), rule, 0.7)
     assert len(list(parted.rows.blocks())) >= 4

@@ -26,9 +26,9 @@ from torch_logreg._checks.labels import factorise
 from torch_logreg._checks.weights import check_range, sample_weights, times_class_weight
 from torch_logreg._data.products import HALF
 from torch_logreg._data.tensors import Features, float_dtype, float_info
+from torch_logreg._runtime.limits import limits_of
 
 FLOATS = [np.float64, np.float32]
-FINITE_NUMBERS = (2**26, 2**21)  # looked at at a time: on an accelerator, on the CPU
 
 
 class TrainingData(NamedTuple):
@@ -123,7 +123,7 @@ def check_finite(estimator: BaseEstimator, X: Features) -> None:
             assert_all_finite(X, estimator_name=type(estimator).__name__, input_name="X")
         return
     # A few rows at a time: what is made on the way is as large as they are.
-    step = max(1, FINITE_NUMBERS[X.device.type == "cpu"] // X.shape[1])
+    step = max(1, limits_of(X.device).finite_numbers // X.shape[1])
     for start in range(0, len(X), step):
         if not bool(torch.isfinite(X[start : start + step]).all()):
             raise ValueError("Input X contains NaN or infinity; impute or drop those values first.")

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from torch_logreg._contracts.rows import Block, Drawable, Gatherable, Matrix, Reads, Sample
-from torch_logreg._data.products import CHUNK_NUMBERS, HALF, MIN_BLOCK_ROWS, upcast, upcast_rows
+from torch_logreg._data.products import HALF, upcast, upcast_rows
 from torch_logreg._data.sparse import row_slices, sparse_matrices, sparse_matrix, without_duplicates
 from torch_logreg._runtime.devices import looks_are_free
+from torch_logreg._runtime.limits import limits_of
 
-BLOCK_NUMBERS = 2**20  # numbers in the (Q, n_rows) arrays of one block
-# Of dense rows on the CPU: a block's rows are still in the cache when the second product reads them.
-CACHE_NUMBERS, MAX_BLOCK_ROWS = 2**17, 2**14
 # Rows counted at a time: their number is exact in any dtype, and a sum of so many off by 2^-8 at most.
 COUNTED_ROWS = 2**16
 
@@ -75,9 +73,11 @@ class ArrayRows(Drawable, Gatherable):
         self.dtype, self.device = weights.dtype, weights.device
         self._X, self.target, self.weights, self._check = X, target, weights, check
         self.is_dense, self.reads, self._n_outputs = isinstance(X, Tensor), Reads(), n_outputs
-        step = max(1, BLOCK_NUMBERS // n_outputs)
-        if isinstance(X, Tensor) and X.device.type == "cpu":
-            step = min(step, max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, CACHE_NUMBERS // n_outputs)))
+        limits = limits_of(self.device)
+        step = max(1, limits.block_numbers // n_outputs)
+        if isinstance(X, Tensor):
+            cached = min(limits.dense_block_rows, limits.dense_block_numbers // n_outputs)
+            step = min(step, max(limits.least_block_rows, cached))
         if isinstance(X, Tensor) and X.dtype in HALF:
             step = min(step, upcast_rows(X))
         self._step = step
@@ -99,7 +99,7 @@ class ArrayRows(Drawable, Gatherable):
         if isinstance(self._X, Tensor):
             yield from _pieces(self._X, self.target, self.weights, step)
             return
-        slices = row_slices(self._csr, step)
+        slices = row_slices(self._csr, step, self.device)
         for rows, X in zip(slices, sparse_matrices(self._csr, slices, self.device), strict=True):
             yield Block(X, self.target[rows], self.weights[:, rows])
 
@@ -118,7 +118,8 @@ class ArrayRows(Drawable, Gatherable):
             return
         order = torch.randperm(self.n_rows, generator=generator, dtype=torch.int64, device="cpu")
         # Many batches are gathered at once and cut: a gather a batch would cost more than its products.
-        n_gathered = batch_size * max(1, CHUNK_NUMBERS // (batch_size * self.n_features))
+        numbers = limits_of(self.device).chunk_numbers
+        n_gathered = batch_size * max(1, numbers // (batch_size * self.n_features))
         for rows in order.split(n_gathered):
             if isinstance(self._X, Tensor):
                 here = rows.to(self.device)

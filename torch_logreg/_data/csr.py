@@ -18,11 +18,10 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from torch_logreg._runtime.limits import limits_of
 from torch_logreg._runtime.threads import ForkSafeLock
 
 SLACK = 2**10  # numbers behind all that MKL is to read: a page of 4096 bytes of the smallest ones
-COPIED_STORED = 2**20  # numbers of a matrix that is copied, some megabytes
-THREAD_STORED = 2**17  # stored numbers, from which on a thread of its own pays
 
 Product: TypeAlias = Callable[[Tensor], Tensor]  # of vectors (Q, n_columns): (Q, n_rows)
 
@@ -133,7 +132,7 @@ def _by_mkl(matrix: CsrMatrix) -> Product:
     crow, column, values = matrix.crow, matrix.column, matrix.values
     n_rows, n_columns = matrix.shape
     bounds = crow.numpy()
-    if len(values) <= COPIED_STORED:
+    if len(values) <= limits_of(values.device).copied_stored:
         n_whole, column, values = n_rows, with_slack(column), with_slack(values)
     else:
         n_whole = max(0, int(np.searchsorted(bounds, int(bounds[-1]) - SLACK, side="right")) - 1)
@@ -170,7 +169,8 @@ def with_slack(array: Tensor) -> Tensor:
 
 def _by_scipy(matrix: CsrMatrix) -> Product:
     """Products of runs of rows, one for each thread: scipy does not hold the interpreter's lock."""
-    n_threads = min(torch.get_num_threads(), max(1, len(matrix.values) // THREAD_STORED))
+    of_thread = limits_of(matrix.values.device).least_thread_stored
+    n_threads = min(torch.get_num_threads(), max(1, len(matrix.values) // of_thread))
     crow = matrix.crow.numpy()
     cuts = np.searchsorted(crow, np.linspace(0, int(crow[-1]), n_threads + 1)[1:-1])
     bounds = [0, *np.maximum.accumulate(cuts).tolist(), matrix.shape[0]]

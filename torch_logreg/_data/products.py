@@ -16,14 +16,10 @@ from torch import Tensor
 from torch_logreg._contracts.rows import Matrix
 from torch_logreg._data import sparse
 from torch_logreg._data.sparse import Sparse
+from torch_logreg._runtime.limits import limits_of
 
 SUB_ROWS, FEW_OUTPUTS, MIN_PART_ROWS = 2**10, 4, 2**8  # see `_whole_parts` and `_thread_parts`
-CHUNK_NUMBERS = 2**21  # of rows gathered or centred at a time
 HALF = (torch.float16, torch.bfloat16)
-# Of rows of 16 bits upcast at a time: a cache holds them for both products, or an accelerator is kept busy.
-CPU_UPCAST_NUMBERS, ACCELERATOR_UPCAST_NUMBERS = 2**20, 2**26
-MIN_BLOCK_ROWS = 2**10  # fewer cost more in calls than a cache saves
-SANDWICH_NUMBERS = 2**19  # in the scratch array of `sandwich`: some megabytes, which a cache holds
 
 
 def matmul(X: Matrix, coef: Tensor) -> Tensor:
@@ -83,8 +79,8 @@ def upcast(X: Tensor) -> Tensor:
 
 def upcast_rows(X: Tensor) -> int:
     """How many rows of 16 bits are upcast at a time."""
-    numbers = CPU_UPCAST_NUMBERS if X.device.type == "cpu" else ACCELERATOR_UPCAST_NUMBERS
-    return max(MIN_BLOCK_ROWS, numbers // X.shape[1])
+    limits = limits_of(X.device)
+    return max(limits.least_block_rows, limits.upcast_numbers // X.shape[1])
 
 
 def _upcast_parts(X: Tensor) -> Iterator[slice]:
@@ -122,7 +118,7 @@ def rmatmul_deviation(X: Matrix, residual: Tensor, center: Tensor, *powers: int)
     if isinstance(X, Sparse):
         return sparse.weighted_sums(X, residual, center, powers)
     residual = residual.to(center.dtype)
-    step = max(1, CHUNK_NUMBERS // X.shape[1])
+    step = max(1, limits_of(X.device).chunk_numbers // X.shape[1])
     shape = (len(residual), X.shape[1])
     results = [torch.zeros(shape, dtype=center.dtype, device=center.device) for _ in powers]
     for start in range(0, len(X), step):
@@ -143,7 +139,8 @@ def sandwich(X: Matrix, weights: Tensor, center: Tensor, spread: Tensor, interce
     """
     Q, m = len(weights), X.shape[1] + intercept
     result = torch.zeros((Q * m, m), dtype=center.dtype, device=center.device)
-    for rows, A in _standardised_chunks(X, center, spread, intercept, SANDWICH_NUMBERS // (Q * m)):
+    n_rows = limits_of(center.device).sandwich_numbers // (Q * m)
+    for rows, A in _standardised_chunks(X, center, spread, intercept, n_rows):
         weighted = weights[:, rows].T.to(center.dtype).contiguous()[:, :, None] * A[:, None]  # (rows, Q, m)
         result.addmm_(weighted.view(-1, Q * m).T, A)
     return result.view(Q, m, m)
@@ -156,7 +153,8 @@ def sandwich_outer(X: Matrix, factors: Tensor, center: Tensor, spread: Tensor, i
     """
     P, K, m = *factors.shape[:2], X.shape[1] + intercept
     result = torch.zeros((P, K * m, K * m), dtype=center.dtype, device=center.device)
-    for rows, A in _standardised_chunks(X, center, spread, intercept, SANDWICH_NUMBERS // (P * K * m)):
+    n_rows = limits_of(center.device).sandwich_numbers // (P * K * m)
+    for rows, A in _standardised_chunks(X, center, spread, intercept, n_rows):
         product = (
             factors[:, :, rows].mT.to(center.dtype).contiguous()[..., None] * A[:, None]
         )  # (P, rows, K, m)

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from torch_logreg._contracts.rows import Block, Rows, Sample
+from torch_logreg._runtime.limits import limits_of
 
 
 class SampledRows(Rows):
     """A sample of other rows, gathered anew for each pass, a few at a time: it takes no memory."""
-
-    STEP = 2**8
 
     def __init__(self, rows: Rows, sample: Sample, size: int) -> None:
         self._rows, self._sample, self._size = rows, sample, size
@@ -22,8 +21,9 @@ class SampledRows(Rows):
         self.dtype, self.device, self.reads = rows.dtype, rows.device, rows.reads
 
     def blocks(self) -> Iterator[Block]:
-        for first in range(0, self.n_rows, self.STEP):
-            part = slice(first, first + self.STEP)
+        step = limits_of(self.device).sample_rows
+        for first in range(0, self.n_rows, step):
+            part = slice(first, first + step)
             block = self._sample.gather(part)
             self.rows_read += len(block.target)
             yield block._replace(weights=self._sample.weights(part, self._size))

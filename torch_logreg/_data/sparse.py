@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from torch_logreg._data.csr import CsrMatrix
+from torch_logreg._runtime.limits import limits_of
 
 
 class Sparse(NamedTuple):
@@ -29,10 +30,6 @@ class Sparse(NamedTuple):
         return self.csr.shape
 
 
-PART_NUMBERS = 2**17  # stored numbers that are turned into float64 at a time
-# Stored numbers of a block: several blocks are transposed at once, each by a thread of its own.
-BLOCK_STORED = 2**22
-FEW_STORED = 2**20  # numbers, up to which a product is made by one thread
 NEARLY_FULL = 0.999  # of the weight of all rows, stored in a column: see `weighted_sums`
 
 
@@ -59,7 +56,7 @@ def sparse_matrix(X: scipy.sparse.csr_array, device: torch.device, transpose: bo
     if not X.dtype.isnative:
         X = X.astype(X.dtype.newbyteorder("="))
     csr = _matrix(X, device)
-    few = X if X.nnz <= FEW_STORED and device.type == "cpu" else None
+    few = X if X.nnz <= limits_of(device).few_stored else None
     return Sparse(csr, _matrix(X.T.tocsr(), device) if transpose else csr, few)
 
 
@@ -85,11 +82,11 @@ def _writeable(X: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
     return scipy.sparse.csr_array(copied, shape=X.shape)
 
 
-def row_slices(X: scipy.sparse.csr_array, most: int) -> list[slice]:
-    """Runs of at most `most` rows, cut so that none holds many more than `BLOCK_STORED` numbers."""
-    slices, first = [], 0
+def row_slices(X: scipy.sparse.csr_array, most: int, device: torch.device) -> list[slice]:
+    """Runs of at most `most` rows, cut so that none holds many more numbers than a block may."""
+    slices, first, stored = [], 0, limits_of(device).block_stored
     while first < X.shape[0]:
-        enough = int(np.searchsorted(X.indptr, X.indptr[first] + BLOCK_STORED, side="right")) - 1
+        enough = int(np.searchsorted(X.indptr, X.indptr[first] + stored, side="right")) - 1
         last = min(first + most, max(enough, first + 1), X.shape[0])
         slices.append(slice(first, last))
         first = last
@@ -180,14 +177,14 @@ def _deviations(
 
 
 def _column_parts(transpose: CsrMatrix) -> Iterator[CsrMatrix]:
-    """Runs of rows of a matrix, on the CPU so few that copies of their numbers stay small."""
-    n_rows = transpose.shape[0]
-    if transpose.values.device.type != "cpu" or len(transpose.values) <= PART_NUMBERS:
+    """Runs of rows of a matrix, so few that copies of their numbers stay small."""
+    n_rows, most = transpose.shape[0], limits_of(transpose.values.device).exact_stored
+    if len(transpose.values) <= most:
         yield transpose
         return
     bounds, first = transpose.crow.numpy(), 0
     while first < n_rows:
-        enough = int(np.searchsorted(bounds, bounds[first] + PART_NUMBERS, side="right")) - 1
+        enough = int(np.searchsorted(bounds, bounds[first] + most, side="right")) - 1
         last = max(enough, first + 1)
         yield transpose.part(first, last)
         first = last

@@ -17,10 +17,9 @@ from torch_logreg._data.tensors import Features, all_dense, float_dtype, on_devi
 from torch_logreg._losses.links import Link, LogitLink, class_major
 from torch_logreg._modules.predictor import ModulePredictor
 from torch_logreg._runtime.devices import supports_float64
+from torch_logreg._runtime.limits import limits_of
 from torch_logreg._runtime.threads import one_thread_for
 
-# At most, in one chunk: what fits into the caches of a CPU, and what keeps an accelerator busy.
-CPU_ROWS, CPU_NUMBERS, ACCELERATOR_NUMBERS = 2**15, 2**20, 2**26
 LINEAR_LINK = LogitLink()
 
 Output: TypeAlias = Callable[[Link, Tensor], Tensor]  # of raw predictions (K, n): what is asked for, (_, n)
@@ -71,7 +70,7 @@ def module_predictions(
     """`output` of what a module gives in eval mode, whatever mode a user of it has put it in."""
     predictor, dtype = ModulePredictor(module, device), next(module.parameters()).dtype
     # Rows are dense there, and may have many columns.
-    step = min(_chunk_rows(X, n_outputs, device), max(1, ACCELERATOR_NUMBERS // X.shape[1]))
+    step = min(_chunk_rows(X, n_outputs, device), max(1, limits_of(device).module_numbers // X.shape[1]))
     if isinstance(X, Tensor) and X.dtype in HALF:
         step = min(step, upcast_rows(X))
 
@@ -83,9 +82,9 @@ def module_predictions(
 
 
 def _chunk_rows(X: Features, n_outputs: int, device: torch.device) -> int:
-    if device.type == "cpu":
-        return min(CPU_ROWS, max(1, CPU_NUMBERS // n_outputs))
-    return max(1, ACCELERATOR_NUMBERS // (X.shape[1] + n_outputs))
+    limits = limits_of(device)
+    of_outputs = min(limits.predicted_rows, limits.predicted_numbers // n_outputs)
+    return max(1, min(of_outputs, limits.moved_numbers // (X.shape[1] + n_outputs)))
 
 
 def _by_chunks(X: Features, step: int, of_chunk: Callable[[Features], Tensor]) -> np.ndarray:

@@ -19,11 +19,10 @@ from torch_logreg._linear.coordinates import Coordinates, find_null_space
 from torch_logreg._linear.moments import Gram, Moments
 from torch_logreg._losses.losses import Loss, fisher_diagonal_at, outputs_factor
 from torch_logreg._losses.penalties import alike
+from torch_logreg._runtime.limits import limits_of
 
-# From so many matrices on, products of columns are held, as long as they are so few numbers: half the work.
-MANY, OUTER_NUMBERS = 8, 2**22
-SCRATCH_NUMBERS = 2**20  # of weighted columns at a time: arrays larger than a cache take twice as long
-KEPT_NUMBERS = 2**17  # of them that are few enough to keep the array
+# From so many matrices on, products of columns are held, where they are few numbers: half the work.
+MANY = 8
 STRETCHES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
@@ -68,6 +67,7 @@ class DesignObjective(Factorable, Hints):
         self._last: _AtWeights | None = None
         self._rough: DesignObjective | None = None
         self._scratch: Tensor | None = None
+        self._limits = limits_of(rows.device)
         self._outer: tuple[Tensor, Tensor] | None = None  # products of two columns, and where they belong
 
     def _with_intercept(self, of_columns: Tensor, value: float) -> Tensor:
@@ -266,10 +266,11 @@ class DesignObjective(Factorable, Hints):
     def _sandwich(self, information: Tensor) -> Tensor:
         """``A.T @ diag(information[q]) @ A`` for each q: (Q, 1, n) -> (Q * m, m)."""
         (Q, _, n), m = information.shape, self._columns.shape[0]
-        if Q < MANY or n * m * m > OUTER_NUMBERS:
+        if Q < MANY or n * m * m > self._limits.outer_numbers:
             # One product for all problems and outputs, of rows that lie in memory as it reads them.
-            step = min(n, max(1, SCRATCH_NUMBERS // (Q * m)))
-            if Q * m * n <= KEPT_NUMBERS:  # a scratch array that is there already, and nothing to cut
+            step = min(n, max(1, self._limits.weighted_numbers // (Q * m)))
+            # A scratch array that is there already, and nothing to cut.
+            if Q * m * n <= self._limits.kept_numbers:
                 if self._scratch is None:
                     self._scratch = information.new_empty((Q, m, n))
                 weighted = torch.mul(self._columns, information, out=self._scratch)

@@ -24,10 +24,10 @@ from torch_logreg._linear.coordinates import Coordinates, find_null_space, gram
 from torch_logreg._linear.moments import moments
 from torch_logreg._losses.losses import Loss, outputs_factor
 from torch_logreg._losses.penalties import L2Penalty, alike
+from torch_logreg._runtime.limits import limits_of
 
 SKETCHED = 64  # times the work of an eigendecomposition has X to have for a sketch to pay
 ACTIVE = 0.6  # of the rows, at most, that are worth being gathered
-CACHE_NUMBERS = 2**24  # numbers of Fisher information kept between the products of one CG solve
 
 
 class LinearObjective(Factorable, Hints):
@@ -222,7 +222,8 @@ class LinearFisher(Fisher):
         self.objective = objective
         self.coef, self.intercept = objective.coordinates.to_raw(w)
         numbers = objective.rows.n_rows * objective.n_problems * objective.n_outputs
-        self._keep, self._kept = numbers <= CACHE_NUMBERS, dict[int, Tensor]()
+        self._keep = numbers <= limits_of(objective.rows.device).information_numbers
+        self._kept: dict[int, Tensor] = {}
         self._operators: dict[int, Callable[[Tensor], Tensor]] = {}
 
     def _fisher(self, index: int, block: Block, keep: bool = True) -> Tensor:

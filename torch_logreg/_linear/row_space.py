@@ -13,11 +13,10 @@ from torch import Tensor
 
 from torch_logreg._contracts.rows import Block
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._data.products import CHUNK_NUMBERS, dense_columns, matmul, rmatmul_deviation
+from torch_logreg._data.products import dense_columns, matmul, rmatmul_deviation
 from torch_logreg._linear.coordinates import Coordinates
 from torch_logreg._linear.moments import Moments
-
-PRODUCT_ROWS = 128  # of their matrix, made at a time
+from torch_logreg._runtime.limits import limits_of
 
 
 class Span:
@@ -115,7 +114,8 @@ def inner_products(
     shares = shares / shares.sum()
     n, d = block.X.shape
     products = torch.zeros((n, n), dtype=dtype, device=rows.device)
-    eps, found, step = float(torch.finfo(rows.dtype).eps), [], max(1, CHUNK_NUMBERS // n)
+    limits = limits_of(rows.device)
+    eps, found, step = float(torch.finfo(rows.dtype).eps), [], max(1, limits.chunk_numbers // n)
     for first in range(0, d, step):
         part = dense_columns(block.X, slice(first, first + step), dtype)
         center = part.new_zeros(part.shape[1])
@@ -124,11 +124,9 @@ def inner_products(
             part, center = part.sub_(shift), center + shift
         moments = Moments.of(center, shares @ part.square(), eps)
         part.mul_(moments.variance > 0)
-        for top in range(0, n, PRODUCT_ROWS):  # of the symmetric matrix only what is below the diagonal
-            strip = part[top : top + PRODUCT_ROWS]
-            products[top : top + PRODUCT_ROWS, : top + PRODUCT_ROWS].addmm_(
-                strip, part[: top + PRODUCT_ROWS].T
-            )
+        for top in range(0, n, limits.strip_rows):  # of the symmetric matrix only what is below the diagonal
+            bottom = top + limits.strip_rows
+            products[top:bottom, :bottom].addmm_(part[top:bottom], part[:bottom].T)
         found.append(moments)
     rows.rows_read += n
     return Moments(*map(torch.cat, zip(*found, strict=True))), products.tril_() + products.tril(-1).T

@@ -17,10 +17,10 @@ from torch_logreg._modules.copies import copied
 from torch_logreg._modules.probe import check_module, evaluate, forward
 from torch_logreg._runtime.compat import BATCH_NORM
 from torch_logreg._runtime.devices import supports_float64
+from torch_logreg._runtime.limits import limits_of
 from torch_logreg._runtime.random import RandomStream
 
 PROBE_ROWS = 256  # looked at before training
-CHUNK_ROWS, CHUNK_NUMBERS = 2**14, 2**20  # at most, of rows and of numbers of X, in one forward pass
 
 
 class Snapshot(NamedTuple):
@@ -211,7 +211,8 @@ class ModuleObjective(Stochastic):
 
     def _chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Dense rows, class codes and weights, so few at a time that their activations fit in memory."""
-        step = min(CHUNK_ROWS, max(1, CHUNK_NUMBERS // self.rows.n_features))
+        limits = limits_of(self.rows.device)
+        step = min(limits.forward_rows, max(1, limits.dense_numbers // self.rows.n_features))
         for block in self.rows.blocks():
             for start in range(0, len(block.target), step):
                 part = slice(start, start + step)

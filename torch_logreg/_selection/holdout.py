@@ -13,9 +13,9 @@ from torch_logreg._checks.data import TrainingData
 from torch_logreg._data.tensors import on_device
 from torch_logreg._fit.problem import Problem
 from torch_logreg._losses.links import codes_of
+from torch_logreg._runtime.limits import limits_of
 
 IMPROVEMENT = 1e-4  # of the accuracy, below which it has not improved
-CHUNK_ROWS = 2**14
 
 
 def split(data: TrainingData, fraction: float, seed: int) -> tuple[TrainingData, TrainingData]:
@@ -65,13 +65,12 @@ class EarlyStopping:
     def score(self, w: Tensor) -> float:
         """The accuracy by weight."""
         kept, rows = self._kept, self._problem.objective.rows
+        step = limits_of(rows.device).forward_rows
         codes = [
             codes_of(
-                self._problem.predict(
-                    w, on_device(kept.X[first : first + CHUNK_ROWS], rows.device, rows.dtype)
-                )
+                self._problem.predict(w, on_device(kept.X[first : first + step], rows.device, rows.dtype))
             )
-            for first in range(0, kept.X.shape[0], CHUNK_ROWS)
+            for first in range(0, kept.X.shape[0], step)
         ]
         right = torch.cat(codes).cpu().numpy() == kept.codes
         return float(np.average(right, weights=kept.weights))

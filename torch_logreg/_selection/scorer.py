@@ -12,11 +12,9 @@ from torch import Tensor
 from torch_logreg._checks.data import TrainingData
 from torch_logreg._data.products import matmul
 from torch_logreg._data.tensors import Features, float_dtype, on_device, to_tensor
+from torch_logreg._runtime.limits import limits_of
 from torch_logreg._selection.folds import cut_to
 from torch_logreg._selection.scores import is_vectorised, score_all
-
-CHUNK_ROWS = 2**14  # predicted at a time
-SCORED_NUMBERS = 2**19  # raw predictions held at a time, unless those of one C are more
 
 
 class Scorer:
@@ -60,7 +58,7 @@ class Scorer:
             codes = torch.as_tensor(data.codes[test], dtype=torch.int64, device="cpu")
             if is_vectorised(self._name, data.classes, codes, on):
                 weights, codes = None if on is None else on.to(device), codes.to(device)
-                step = max(1, SCORED_NUMBERS // (coef.shape[1] * len(test)))
+                step = max(1, limits_of(device).scored_numbers // (coef.shape[1] * len(test)))
                 scores = []
                 for part in (slice(first, first + step) for first in range(0, len(coef), step)):
                     z = _raw_predictions(data.X, test, coef[part], intercept[part], device)
@@ -90,7 +88,8 @@ def _raw_predictions(
     weight = to_tensor(coef.reshape(-1, d), device, dtype)
     bias = to_tensor(intercept.reshape(-1, 1), device, dtype)
     z = torch.empty((n_Cs * K, len(rows)), dtype=dtype, device=device)
-    for start in range(0, len(rows), CHUNK_ROWS):
-        part = rows[start : start + CHUNK_ROWS]
+    step = limits_of(device).forward_rows
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
         z[:, start : start + len(part)] = matmul(on_device(_rows_of(X, part), device, dtype), weight) + bias
     return z.view(n_Cs, K, -1)
