@@ -1,8 +1,12 @@
-"""What must be set before scikit-learn is imported, and fixtures of several files."""
+"""What must be set before scikit-learn is imported, how long a test may take, and fixtures."""
 
 import os
+import sys
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 # Without it scikit-learn skips its array API check.
 os.environ["SCIPY_ARRAY_API"] = "1"
@@ -11,6 +15,8 @@ import pytest  # noqa: E402
 import sklearn  # noqa: E402
 import torch  # noqa: E402
 from sklearn.utils.fixes import parse_version  # noqa: E402
+
+from helpers import optima  # noqa: E402
 
 OLD = parse_version(sklearn.__version__) < parse_version("1.9")
 OLD_TORCH = parse_version(torch.__version__) < parse_version("2.9")
@@ -37,11 +43,77 @@ NOT_WITH_OLD_TORCH = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before the tests are chosen by their markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    mark_deep_cases(items)
+    mark_smoke(items)
     reasons = (NOT_WITH_OLD if OLD else {}) | (NOT_WITH_OLD_TORCH if OLD_TORCH else {})
     left_out = [item for item in items if any(words in item.nodeid for words in reasons)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+# Seconds of the processor that a test may take without a marker of LONG; 0 is no bound.
+SECONDS = float(os.environ.get("TORCH_LOGREG_TEST_SECONDS", "2"))
+LONG = ("slow", "timing", "processes", "deep")
+LOOP_SECONDS = 0.08  # of `loop_seconds` on the machine of that bound, an AMD EPYC (Milan)
+
+
+def processor_seconds() -> float:
+    """Those of this process and the ended ones it started, which other programs hardly change."""
+    return sum(os.times()[:4]) - optima.spent[0]
+
+
+def loop_seconds() -> float:
+    """What the same work takes at present: more on a slower processor, or where others use its caches."""
+    taken = []
+    for _ in range(3):
+        start = time.process_time()
+        sum(i * i for i in range(1_000_000))
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that takes too long for the default run. Not under a tracer, as of coverage."""
+    start = processor_seconds()
+    result = yield
+    taken = processor_seconds() - start
+    if SECONDS and taken > SECONDS and not any(map(item.get_closest_marker, LONG)) and not sys.gettrace():
+        allowed = SECONDS * max(1.0, loop_seconds() / LOOP_SECONDS)
+        assert taken <= allowed, (
+            f"{taken:.1f} s of the processor, and {allowed:.1f} are allowed: mark the test as one of {LONG}"
+        )
+    return result
+
+
+def mark_deep_cases(items: list[pytest.Item]) -> None:
+    """Mark cases of tests with ``one_in(n)`` as deep, but for one in n and for each value's first.
+
+    So every value of every parameter is in the default run, and products of many parameters are not.
+    """
+    seen: dict[str, set[tuple[str, int]]] = {}
+    for item in items:
+        mark = item.get_closest_marker("one_in")
+        if mark is None:
+            continue
+        values = set(item.callspec.indices.items())
+        of_test = seen.setdefault(item.nodeid.partition("[")[0], set())
+        if values <= of_test and zlib.crc32(item.nodeid.encode()) % mark.args[0]:
+            item.add_marker("deep")
+        else:
+            of_test |= values
+
+
+def mark_smoke(items: list[pytest.Item]) -> None:
+    """Mark the first case of the first two tests of each file, which are what the file is about."""
+    first: dict[Path, set[str]] = {}
+    for item in items:
+        of_file, name = first.setdefault(item.path, set()), item.nodeid.partition("[")[0]
+        if len(of_file) < 2 and name not in of_file and not any(map(item.get_closest_marker, LONG)):
+            of_file.add(name)
+            item.add_marker("smoke")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -68,6 +140,12 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             monkeypatch.setattr(of_devices, name, replace(numbers, **fields))
 
     return set_to
+
+
+@pytest.fixture(autouse=True)
+def one_seed() -> None:
+    """Modules start from torch's own generator: not from where the tests before have left it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

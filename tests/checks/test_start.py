@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from helpers import oracle
+from helpers import optima
 from helpers.datasets import load, standardised
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._solvers.registry import SOLVERS
@@ -45,7 +45,7 @@ def test_the_optimum_is_the_same_from_anywhere(problem, solver):
     X, y = problem
     start = drawn(X, y)
     before = {name: array.copy() for name, array in start.items()}
-    expected = oracle.solve(X, y, n_classes=len(np.unique(y)), C=1.0)
+    expected = optima.solve(X, y, n_classes=len(np.unique(y)), C=1.0)
     got = TorchLogisticClassifier(solver=solver, tol=1e-8).fit(X, y, **start)
     assert got.converged_
     assert_allclose(got.coef_, expected.coef, rtol=1e-6, atol=1e-7)

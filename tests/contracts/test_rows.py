@@ -10,7 +10,7 @@ import scipy.sparse
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers.oracle import solve
+from helpers import optima
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._contracts.rows import Matrix, Sample
 from torch_logreg._data import arrays
@@ -288,7 +288,7 @@ def test_many_blocks_give_the_fit_of_one(sparse, solver, n_classes, limits):
     many = TorchLogisticClassifier(**settings).fit(features, y)
     np.testing.assert_allclose(many.coef_, one.coef_, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(many.intercept_, one.intercept_, rtol=1e-7, atol=1e-9)
-    np.testing.assert_allclose(many.coef_, solve(X, y, n_classes, 1.0).coef, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(many.coef_, optima.solve(X, y, n_classes, 1.0).coef, rtol=1e-6, atol=1e-8)
 
 
 # ---- samples ----
@@ -318,6 +318,7 @@ def _numbers(sample: Sample) -> np.ndarray:
     return sample.gather(slice(0, len(sample.key))).target.numpy()
 
 
+@pytest.mark.deep
 def test_a_row_is_drawn_with_the_probability_that_its_measure_says():
     rng = np.random.default_rng(0)
     weight, codes = rng.random(200), (rng.random(200) < 0.1).astype(int)

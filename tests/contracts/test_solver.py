@@ -11,7 +11,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from helpers import oracle
+from helpers import optima
 from helpers.counted import CountedRows, Data
 from torch_logreg._contracts.objective import Fisher
 from torch_logreg._contracts.solver import Iteration, Solution
@@ -50,9 +50,9 @@ def _data(loss: str, kind: str = "dense", separable: bool = False) -> Data:
 
 
 @cache
-def _best(loss: str, kind: str, separable: bool, C: float) -> oracle.Optimum:
+def _best(loss: str, kind: str, separable: bool, C: float) -> optima.Optimum:
     data = _data(loss, kind, separable)
-    return oracle.solve(data.X, data.codes, data.n_classes, C, data.weight)
+    return optima.solve(data.X, data.codes, data.n_classes, C, data.weight)
 
 
 def _objective(loss: str, data: Data, C: list[float], kind: str = "dense", rows=ArrayRows) -> LinearObjective:
@@ -88,7 +88,7 @@ def _excess(
     coef, intercept = (
         of_all[0] for of_all in objective.coordinates.to_raw(objective.coordinates.canonical(solution.w))
     )
-    return oracle.objective(coef, intercept, data.X, data.codes, C, data.weight) / best.objective - 1
+    return optima.objective(coef, intercept, data.X, data.codes, C, data.weight) / best.objective - 1
 
 
 # ---- the optimum ----
@@ -136,6 +136,7 @@ def test_a_start_at_the_optimum_converges_in_one_update(solver, loss, kind):
 @solvers
 @losses
 @kinds
+@pytest.mark.one_in(4)
 def test_problems_of_different_C_together_are_the_problems_alone(solver, loss, kind):
     data, C = _data(loss, kind), [0.01, 3.0, np.inf]
     together = _objective(loss, data, C, kind)
@@ -263,6 +264,7 @@ def test_max_iter_is_respected(solver, loss, max_iter):
 @solvers
 @losses
 @pytest.mark.parametrize("kind", ["dense", "float32"])
+@pytest.mark.one_in(4)
 def test_separable_classes_without_a_penalty_are_recognised(solver, loss, kind):
     objective = _objective(loss, _data(loss, kind, separable=True), [1.0, np.inf], kind)
     solution, _ = _minimize(solver, objective)
@@ -278,6 +280,7 @@ def test_separable_classes_without_a_penalty_are_recognised(solver, loss, kind):
 @losses
 @pytest.mark.parametrize("kind", ["dense", "float32"])
 @pytest.mark.parametrize("C", [1e4, 1e8])
+@pytest.mark.one_in(4)
 def test_a_weak_penalty_on_separable_classes_has_an_optimum(solver, loss, kind, C):
     objective = _objective(loss, _data(loss, kind, separable=True), [C], kind)
     solution, _ = _minimize(solver, objective, tol=1e-4, max_iter=1000)

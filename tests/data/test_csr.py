@@ -133,6 +133,7 @@ def test_a_torch_without_products_of_csr_gives_the_same_models(few, dtype, limit
         assert_allclose(got, right, atol=1e-4 if dtype == np.float32 else 1e-6)
 
 
+@pytest.mark.processes
 def test_nothing_is_read_past_the_end_of_an_array():
     done = subprocess.run(
         [sys.executable, str(TESTS / "helpers" / "page_ends.py")], capture_output=True, text=True

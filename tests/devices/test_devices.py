@@ -61,6 +61,7 @@ def assert_agree(
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.one_in(100)
 def test_every_solver_gives_there_what_it_gives_here(problem, solver, monkeypatch):
     X, y = problem
     params = {"solver": solver, "tol": 1e-2, "C": 0.1}  # few iterations, so that few graphs are compiled
@@ -115,6 +116,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.one_in(3)
 def test_every_kind_of_problem_has_the_same_answer_there(problem, variant):
     X, y = problem
     params, weighted = VARIANTS[variant]
@@ -216,8 +218,11 @@ def _many_rows(n_classes: int) -> tuple[np.ndarray, np.ndarray]:
     return X, (X[:, 0] + rng.normal(size=500)).argsort().argsort() * n_classes // 500
 
 
-@pytest.mark.parametrize(("n_classes", "only_metric"), [(2, False), (3, False), (3, True)])
+@pytest.mark.parametrize(
+    ("n_classes", "only_metric"), [(2, False), pytest.param(3, False, marks=pytest.mark.deep), (3, True)]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.one_in(100)
 def test_a_fit_that_starts_on_a_sample_has_the_same_answer_there(n_classes, only_metric, dtype, monkeypatch):
     monkeypatch.setattr("torch_logreg._fit.plan.HELD_NUMBERS", 0)  # samples are drawn of 500 rows
     monkeypatch.setattr("torch_logreg._linear.samples.MIN_ROWS_PER_PARAMETER", 5)
@@ -286,6 +291,7 @@ def test_tensors_there_are_checked_like_arrays_here(problem):
 
 
 @pytest.mark.parametrize("scoring", ["accuracy", "neg_log_loss"])
+@pytest.mark.one_in(3)
 def test_C_is_chosen_there_as_it_is_here(problem, scoring):
     X, y = problem
     params = {"Cs": [0.01, 0.1], "cv": 3, "tol": 1e-2, "scoring": scoring}

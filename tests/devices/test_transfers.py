@@ -67,6 +67,7 @@ SOLVERS = ["natural-sgd on samples", "natural-sgd", "newton-cholesky", "newton-c
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.one_in(100)
 def test_the_host_waits_once_an_iteration(solver, n_classes, transfers, monkeypatch):
     monkeypatch.setattr("torch_logreg._solvers.conjugate_gradients.CG_STEPS", 6)
     sampled = solver.endswith("samples")

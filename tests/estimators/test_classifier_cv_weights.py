@@ -126,6 +126,7 @@ def test_with_metadata_routing_weights_go_to_a_scorer_that_asks():
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kind", LABELS)
 @pytest.mark.parametrize("scoring", SCORINGS)
+@pytest.mark.one_in(6)
 def test_scores_are_those_of_the_scorer_or_it_raises(scoring, kind, weighted):
     X, y, weights = data(len(LABELS[kind]))
     y, weights = LABELS[kind][y], weights if weighted else None
@@ -177,6 +178,7 @@ def test_a_row_of_weight_2_is_the_row_twice_in_training_and_test_parts(scoring):
 @pytest.mark.parametrize("scoring", [None, "neg_log_loss", "f1_macro"])
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("name", SPLITTERS)
+@pytest.mark.one_in(3)
 def test_a_row_of_weight_0_is_no_row_of_any_fold(name, n_classes, scoring):
     X, y, weights = data(n_classes)
     kept = weights > 0

@@ -54,6 +54,7 @@ def small_chunks(limits):
 @pytest.mark.parametrize("labels", LABELS)
 @pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.one_in(4)
 def test_chunks_give_what_all_rows_at_once_give(limits, method, kind, labels):
     estimator, rows = fitted(labels, kind), ROWS[kind](X)
     expected = getattr(estimator, method)(rows)
@@ -85,6 +86,7 @@ def test_chunks_of_a_module_give_what_all_rows_at_once_give(limits, method):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("row", [0, 44, 89])
 @pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.one_in(4)
 def test_what_is_not_finite_is_refused_as_at_the_door(small_chunks, kind, row, value, method):
     broken = X.copy()
     broken[row, 2] = value

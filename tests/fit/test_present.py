@@ -17,7 +17,7 @@ from sklearn.metrics import get_scorer
 from sklearn.model_selection import KFold, StratifiedKFold
 from torch import nn
 
-from helpers import oracle
+from helpers import optima
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
 from torch_logreg._solvers.registry import SOLVERS
 
@@ -62,6 +62,7 @@ def mlp(n_features, n_outputs):
 @pytest.mark.parametrize(("n_classes", "absent"), ABSENT)
 @pytest.mark.parametrize("way", ["dense", "CSR of float32"])
 @pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "sgd"])
+@pytest.mark.one_in(6)
 def test_the_others_have_the_probabilities_of_a_problem_without_it(
     solver, way, n_classes, absent, fit_intercept, C
 ):
@@ -71,7 +72,7 @@ def test_the_others_have_the_probabilities_of_a_problem_without_it(
     model.fit(rows, y, weights)
     single = "float32" in way
     plain = X.astype(np.float32) if single else X
-    expected = oracle.probabilities(plain, y, n_classes, C, weights, fit_intercept)
+    expected = optima.probabilities(plain, y, n_classes, C, weights, fit_intercept)
     assert (model.converged_, model.stop_reason_) == (True, "converged")
     assert model.classes_.tolist() == list(range(n_classes))
     assert model.coef_.shape == ((1, 3) if n_classes == 2 else (n_classes, 3))
@@ -114,6 +115,7 @@ def test_shapes_and_probabilities_are_those_of_logistic_regression(n_classes, ab
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize(("n_classes", "absent"), [(2, [1]), (3, [0]), (4, [2])])
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.one_in(6)
 def test_large_data_take_their_ways_too(way, n_classes, absent, fit_intercept):
     X, y = problem(n_classes, n=60_000)
     rows, weights = WAYS[way](X), weighted(y, absent)
@@ -121,13 +123,14 @@ def test_large_data_take_their_ways_too(way, n_classes, absent, fit_intercept):
     assert model.converged_
     assert_finite(model, rows)
     plain = rows.double().numpy() if isinstance(rows, torch.Tensor) else X
-    expected = oracle.probabilities(plain, y, n_classes, 1.0, weights, fit_intercept)
+    expected = optima.probabilities(plain, y, n_classes, 1.0, weights, fit_intercept)
     assert_allclose(model.predict_proba(rows), expected, atol=1e-3)
     assert not (fit_intercept and np.isin(model.predict(rows), absent).any())
 
 
 @pytest.mark.parametrize("learning_rate", ["auto", 0.05])
 @pytest.mark.parametrize(("n_classes", "absent"), ABSENT)
+@pytest.mark.one_in(4)
 def test_stock_sgd_trains_the_others(n_classes, absent, learning_rate):
     X, y = problem(n_classes)
     X /= X.std(axis=0)
@@ -136,7 +139,7 @@ def test_stock_sgd_trains_the_others(n_classes, absent, learning_rate):
     model = TorchLogisticClassifier(**settings).fit(X, y, weights)
     assert model.converged_
     assert_finite(model, X)
-    assert_allclose(model.predict_proba(X), oracle.probabilities(X, y, n_classes, 1.0, weights), atol=2e-3)
+    assert_allclose(model.predict_proba(X), optima.probabilities(X, y, n_classes, 1.0, weights), atol=2e-3)
 
 
 @pytest.mark.parametrize(("n_classes", "absent"), ABSENT)
@@ -238,6 +241,7 @@ def test_weights_that_round_to_0_are_no_weights_of_0():
         {"module": lambda d, K: nn.Sequential(mlp(d, max(K, 2)), nn.LogSoftmax(1)), "criterion": nn.NLLLoss},
     ],
 )
+@pytest.mark.one_in(4)
 def test_a_module_has_an_output_for_it_and_never_predicts_it(settings, n_classes, absent):
     X, y = problem(n_classes)
     X /= X.std(axis=0)
@@ -294,6 +298,7 @@ def test_a_module_that_was_given_is_not_changed_and_warm_starts_recover():
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize(("n_classes", "absent"), [(2, [0]), (3, [1]), (3, [0, 2]), (4, [1])])
 @pytest.mark.parametrize("solver", ["auto", "lbfgs"])
+@pytest.mark.one_in(4)
 def test_the_choice_of_C_has_classes_without_weight(solver, n_classes, absent, fit_intercept, scoring):
     X, y = problem(n_classes)
     weights = weighted(y, absent)

@@ -16,6 +16,7 @@ Softmax coefficients are solved for in an orthonormal basis of the vectors that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -121,12 +122,13 @@ def probabilities(
     C: float,
     sample_weight: Array | None = None,
     fit_intercept: bool = True,
+    solved: Callable[..., Optimum] | None = None,
 ) -> Array:
     """Return those of the optimum at the rows of X, (n, n_classes).
 
     With an intercept F has no optimum where a class has no weight. Its infimum is approached as that class's
     probability goes to 0; the others solve the softmax problem without it, and for two of these the penalty
-    on two opposite vectors w / 2 is half of that on w.
+    on two opposite vectors w / 2 is half of that on w. `solved` stands for `solve`.
     """
     X, codes = np.asarray(X, dtype=np.float64), np.asarray(codes)
     weight = np.ones(len(codes)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
@@ -137,7 +139,7 @@ def probabilities(
         return result
     C = 2 * C if len(left) == 2 < n_classes else C
     of_left = np.searchsorted(left, codes).clip(max=len(left) - 1)
-    best = solve(X, of_left, len(left), C, weight, fit_intercept)
+    best = (solved or solve)(X, of_left, len(left), C, weight, fit_intercept)
     result[:, left] = special.softmax(_class_logits(best.coef, best.intercept, X), axis=1)
     return result
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import oracle
+from helpers import optima
 from torch_logreg._contracts.solver import Iteration, Solution
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._linear.coordinates import gram
@@ -144,7 +144,7 @@ def test_the_value_is_the_oracles_objective_divided_by_C_and_the_weight_sum(
     coef, intercept = objective.coordinates.to_raw(w)
     weights = np.broadcast_to(data.weight, (len(C), 80))
     for p, C_p in enumerate(C):
-        expected = oracle.objective(coef[p], intercept[p], data.X, data.codes, C_p, weights[p])
+        expected = optima.objective(coef[p], intercept[p], data.X, data.codes, C_p, weights[p])
         assert float(objective.weight_sum.expand(len(C))[p]) == weights[p].sum()
         expected /= weights[p].sum() * (C_p if np.isfinite(C_p) else 1.0)
         for value in values:  # in float64 also for float32 rows, which are exact here
@@ -197,7 +197,7 @@ def test_a_constant_column_gets_no_coefficient(loss, dtype, C, n):
     assert not coef[..., 4:].any()
     per_column = objective.value_and_gradient(w)[1].view(objective.n_outputs, -1)
     assert not per_column[:, 4:8].any()
-    expected = oracle.objective(coef[0, :, :4], intercept[0], data.X, data.codes, C, data.weight)
+    expected = optima.objective(coef[0, :, :4], intercept[0], data.X, data.codes, C, data.weight)
     expected /= data.weight.sum() * (C if np.isfinite(C) else 1.0)
     assert float(objective.value(w)) == pytest.approx(expected, rel=1e-11)
 
@@ -343,8 +343,8 @@ def _minimize(
 def _excess(objective: DesignObjective, solution: Solution, data: Data, C: float) -> float:
     coordinates = objective.coordinates
     coef, intercept = coordinates.to_raw(coordinates.canonical(solution.w))
-    best = oracle.solve(data.X, data.codes, data.n_classes, C, data.weight).objective
-    return oracle.objective(coef[0], intercept[0], data.X, data.codes, C, data.weight) / best - 1
+    best = optima.solve(data.X, data.codes, data.n_classes, C, data.weight).objective
+    return optima.objective(coef[0], intercept[0], data.X, data.codes, C, data.weight) / best - 1
 
 
 @solvers

@@ -300,6 +300,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", MODULES)
+@pytest.mark.one_in(6)
 def test_it_is_trained_and_predicts_in_every_way(name, way):
     module = make(name)
     given, state = X.copy(), {} if name == "lazy" else copy.deepcopy(module.state_dict())
@@ -392,6 +393,7 @@ def test_predictions_take_no_lock_for_a_module_that_keeps_and_draws_nothing(monk
 @pytest.mark.parametrize("first", [nn.ReLU, nn.Dropout, nn.Hardtanh, nn.ELU, nn.SiLU])
 @pytest.mark.parametrize("kind", ["numpy", "Fortran order", "read-only", "torch", "float64", "bfloat16"])
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.one_in(4)
 def test_layers_that_work_in_place_do_not_write_to_the_rows_of_the_user(way, kind, first):
     rows = {
         "numpy": X.copy(),

@@ -576,6 +576,7 @@ def test_the_randomness_is_that_of_the_stream_given():
     assert values[0] == values[1] != values[2]
 
 
+@pytest.mark.processes
 def test_modules_work_on_a_device_that_is_not_the_cpu():
     # In a process of its own: torch can start its lazy backend once, and never stop it. No BatchNorm: that
     # backend updates its statistics when it pleases, after they were put back too.

@@ -35,7 +35,10 @@ def expected() -> list[np.ndarray]:
     return [coefficients(X, y, C) for C in CS]
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+ANEW = pytest.mark.processes
+
+
+@pytest.mark.parametrize("backend", [pytest.param("loky", marks=ANEW), "threading", "multiprocessing"])
 def test_every_backend_of_joblib_gives_the_same_answers(backend, expected):
     with joblib.parallel_config(backend=backend, n_jobs=2):
         found = joblib.Parallel()(joblib.delayed(coefficients)(X, y, C) for C in CS)
@@ -43,7 +46,9 @@ def test_every_backend_of_joblib_gives_the_same_answers(backend, expected):
         assert_allclose(got, wanted, rtol=1e-9)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    "method", ["fork", pytest.param("spawn", marks=ANEW), pytest.param("forkserver", marks=ANEW)]
+)
 def test_every_way_to_start_a_process_gives_the_same_answers(method, expected):
     with multiprocessing.get_context(method).Pool(2) as pool:
         found = pool.starmap(coefficients, [(X, y, C) for C in CS])
@@ -102,6 +107,7 @@ LOCKED_AT_FORK = """if True:
 """
 
 
+@pytest.mark.processes
 def test_a_child_that_is_forked_after_a_fit_with_threads_can_fit_and_predict():
     subprocess.run([sys.executable, "-c", AFTER_FORK], check=True, timeout=120)
 
@@ -175,6 +181,7 @@ def test_torch_lets_the_number_of_threads_of_one_thread_be_set():
     assert len(threads._limits()) >= 1 + torch.backends.mkl.is_available()
 
 
+@pytest.mark.processes
 def test_a_lock_that_a_thread_of_the_parent_holds_is_free_in_a_forked_child():
     subprocess.run([sys.executable, "-c", LOCKED_AT_FORK], check=True, timeout=120)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import oracle
+from helpers import optima
 from helpers.catalogue import OPTIMUM, ROWS, Case, Row, table
+from helpers.oracle import gradient
 from torch_logreg import TorchLogisticClassifier
 
 
@@ -23,7 +24,7 @@ def _probabilities(case: Case, row: Row) -> np.ndarray:
     """Of the oracle's optimum at the rows of the case, (n, n_classes)."""
     settings = {"fit_intercept": row.params.get("fit_intercept", True)}
     C = row.params.get("C", 1.0)
-    return oracle.probabilities(case.plain_X, case.codes, len(case.classes), C, case.plain_weight, **settings)
+    return optima.probabilities(case.plain_X, case.codes, len(case.classes), C, case.plain_weight, **settings)
 
 
 def _check_optimum(model: TorchLogisticClassifier, case: Case, row: Row) -> None:
@@ -43,7 +44,7 @@ def _check_gradient(model: TorchLogisticClassifier, case: Case, row: Row) -> Non
     assert row.params["fit_intercept"] is False
     assert row.params["C"] < np.inf
     coef = model.coef_ - model.coef_.mean(axis=0)
-    slope, _ = oracle.gradient(coef, model.intercept_, case.plain_X, case.codes, row.params["C"])
+    slope, _ = gradient(coef, model.intercept_, case.plain_X, case.codes, row.params["C"])
     assert np.abs(model.coef_ - coef).max() < 1e-12
     assert np.linalg.norm(slope) * np.linalg.norm(case.plain_X, axis=1).max() <= row.tolerance
 
@@ -91,6 +92,7 @@ print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) 
 """
 
 
+@pytest.mark.processes
 def test_sparse_rows_of_a_million_columns_take_less_than_two_gigabytes():
     run = subprocess.run([sys.executable, "-c", WIDE], capture_output=True, text=True, check=True)
     assert float(run.stdout) < 2

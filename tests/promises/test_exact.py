@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 
-from helpers import oracle
+from helpers import optima
 from helpers.datasets import NAMES, load, standardised
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
 
@@ -41,9 +41,9 @@ def assert_at_optimum(
     coef_bound: float = 1e-4,
 ) -> None:
     """`oracle.solve` itself asserts that its gradient is at most 1e-12 of its scale."""
-    best = oracle.solve(X, y, n_classes, C, sample_weight=weight, fit_intercept=clf.fit_intercept)
+    best = optima.solve(X, y, n_classes, C, sample_weight=weight, fit_intercept=clf.fit_intercept)
     coef, intercept = clf.coef_.astype(np.float64), clf.intercept_.astype(np.float64)
-    reached = oracle.objective(coef, intercept, X, y, C, weight)
+    reached = optima.objective(coef, intercept, X, y, C, weight)
     assert clf.converged_
     assert abs(reached - best.objective) <= objective_bound * best.objective
     assert np.abs(clf.coef_ - best.coef).max() <= coef_bound * np.abs(best.coef).max()
@@ -53,6 +53,7 @@ def assert_at_optimum(
 @pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no_intercept"])
 @pytest.mark.parametrize("scaled", [False, True], ids=["raw", "scaled"])
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.one_in(2)
 def test_the_default_reaches_the_optimum_without_a_warning(name, scaled, fit_intercept, C):
     X, y, n_classes = columns(name, scaled), load(name).y, load(name).classes
     clf = TorchLogisticClassifier(C=C, fit_intercept=fit_intercept).fit(X, y)
@@ -61,6 +62,7 @@ def test_the_default_reaches_the_optimum_without_a_warning(name, scaled, fit_int
 
 @pytest.mark.parametrize("C", STRENGTHS)
 @pytest.mark.parametrize("name", LIGHT_NAMES)
+@pytest.mark.one_in(3)
 def test_the_default_reaches_the_optimum_with_sample_weights(name, C):
     X, y, n_classes = load(name).X, load(name).y, load(name).classes
     weights = weights_of(name)
@@ -70,6 +72,7 @@ def test_the_default_reaches_the_optimum_with_sample_weights(name, C):
 
 @pytest.mark.parametrize("C", STRENGTHS)
 @pytest.mark.parametrize("name", LIGHT_NAMES)
+@pytest.mark.one_in(3)
 def test_the_default_reaches_the_optimum_with_balanced_classes(name, C):
     X, y, n_classes = load(name).X, load(name).y, load(name).classes
     clf = TorchLogisticClassifier(C=C, class_weight="balanced").fit(X, y)
@@ -88,6 +91,7 @@ def test_float32_columns_reach_the_optimum_to_float32_accuracy(name, C):
 
 @pytest.mark.parametrize("C", STRENGTHS)
 @pytest.mark.parametrize("name", LIGHT_NAMES)
+@pytest.mark.one_in(3)
 def test_sparse_rows_reach_the_optimum(name, C):
     X, y, n_classes = load(name).X, load(name).y, load(name).classes
     clf = TorchLogisticClassifier(C=C).fit(scipy.sparse.csr_array(X), y)
@@ -169,8 +173,8 @@ def test_collinear_columns_share_their_penalty_whatever_their_units(solver, offs
     X, y = _with_a_sum(0, offset)
     clf = TorchLogisticClassifier(C=C, fit_intercept=fit_intercept, solver=solver, tol=1e-6, max_iter=5000)
     clf.fit(X, y)
-    best = oracle.solve(X, y, 2, C, fit_intercept=fit_intercept)
-    value = oracle.objective(clf.coef_, clf.intercept_, X, y, C)
+    best = optima.solve(X, y, 2, C, fit_intercept=fit_intercept)
+    value = optima.objective(clf.coef_, clf.intercept_, X, y, C)
     assert value / best.objective - 1 < 1e-8
     z = X @ best.coef[0] + best.intercept[0]
     np.testing.assert_allclose(clf.predict_proba(X)[:, 1], 1 / (1 + np.exp(-z)), rtol=0, atol=1e-5)
@@ -197,7 +201,7 @@ def test_collinear_columns_far_from_0_without_an_intercept_keep_their_prediction
     X = (X + 1e4) * [1e5, 1e-5, 0.03, 2.0, 4e3, 1e2, 2.0, 2e-5]
     X = np.column_stack([X, X[:, 0], np.ones(len(X)), X[:, 0] + X[:, 1]])
     clf = TorchLogisticClassifier(C=1e4, fit_intercept=False, tol=1e-7).fit(container(X), y)
-    best = oracle.solve(X, y, 2, 1e4, fit_intercept=False)
+    best = optima.solve(X, y, 2, 1e4, fit_intercept=False)
     z = X @ best.coef[0]
     np.testing.assert_allclose(clf.predict_proba(X)[:, 1], 1 / (1 + np.exp(-z)), rtol=0, atol=1e-5)
 

@@ -12,7 +12,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from helpers import oracle
+from helpers import optima
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._contracts.rows import Block
 from torch_logreg._contracts.solver import Iteration
@@ -172,20 +172,21 @@ def _case(name: str, loss: str) -> Data:
 
 
 @cache
-def _best(name: str, loss: str, C: float) -> oracle.Optimum:
+def _best(name: str, loss: str, C: float) -> optima.Optimum:
     data = _case(name, loss)
-    return oracle.solve(data.X, data.y, data.n_classes, C, data.weight)
+    return optima.solve(data.X, data.y, data.n_classes, C, data.weight)
 
 
 def _excess(fitted: TorchLogisticClassifier, name: str, loss: str, C: float = 1.0) -> float:
     data, best = _case(name, loss), _best(name, loss, C)
-    value = oracle.objective(fitted.coef_, fitted.intercept_, data.X, data.y, C, data.weight)
+    value = optima.objective(fitted.coef_, fitted.intercept_, data.X, data.y, C, data.weight)
     return value / best.objective - 1
 
 
 @losses
 @dtypes
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.one_in(3)
 def test_a_fit_reaches_the_optimum_of_all_rows(loss, dtype, name):
     data = _case(name, loss)
     fitted = TorchLogisticClassifier().fit(data.X.astype(dtype), data.y, data.weight)
@@ -197,6 +198,7 @@ def test_a_fit_reaches_the_optimum_of_all_rows(loss, dtype, name):
 @losses
 @dtypes
 @pytest.mark.parametrize("C", [1e-3, 1e3, np.inf])
+@pytest.mark.one_in(3)
 def test_a_fit_reaches_the_optimum_of_every_penalty(loss, dtype, C):
     data = _case("random", loss)
     fitted = TorchLogisticClassifier(C=C).fit(data.X.astype(dtype), data.y)
@@ -207,6 +209,7 @@ def test_a_fit_reaches_the_optimum_of_every_penalty(loss, dtype, C):
 @losses
 @dtypes
 @pytest.mark.parametrize("name", ["collinear", "constant", "rare columns", "units"])
+@pytest.mark.one_in(6)
 def test_a_fit_without_a_penalty_reaches_the_optimum_of_all_rows(loss, dtype, name):
     data = _case(name, loss)
     fitted = TorchLogisticClassifier(C=np.inf).fit(data.X.astype(dtype), data.y)
@@ -218,8 +221,8 @@ def test_a_fit_without_a_penalty_reaches_the_optimum_of_all_rows(loss, dtype, na
 def test_a_fit_without_an_intercept_reaches_the_optimum(loss):
     data = _case("units", loss)
     fitted = TorchLogisticClassifier(fit_intercept=False).fit(data.X, data.y)
-    best = oracle.solve(data.X, data.y, data.n_classes, 1.0, fit_intercept=False)
-    value = oracle.objective(fitted.coef_, fitted.intercept_, data.X, data.y, 1.0)
+    best = optima.solve(data.X, data.y, data.n_classes, 1.0, fit_intercept=False)
+    value = optima.objective(fitted.coef_, fitted.intercept_, data.X, data.y, 1.0)
     assert fitted.converged_
     assert -1e-12 <= value / best.objective - 1 <= 1e-6
 
@@ -232,8 +235,8 @@ def test_a_fit_of_as_many_rows_as_it_takes_reaches_the_optimum(n, d, n_classes, 
     X = rng.normal(size=(n, d)).astype(dtype)
     y = _labels(X, n_classes, rng)
     fitted = TorchLogisticClassifier().fit(X, y)
-    best = oracle.solve(X, y, n_classes, 1.0)
-    value = oracle.objective(fitted.coef_, fitted.intercept_, X, y, 1.0)
+    best = optima.solve(X, y, n_classes, 1.0)
+    value = optima.objective(fitted.coef_, fitted.intercept_, X, y, 1.0)
     assert fitted.converged_
     assert -1e-12 <= value / best.objective - 1 <= 1e-6
     gradients = fitted.history_.gradient_norm  # which falls on a sample, and is larger again on all rows
@@ -248,7 +251,7 @@ def test_separable_classes_are_recognised_without_a_penalty_and_solved_with_one(
     assert fitted.stop_reason_ == "separation"
     assert fitted.score(X, y) == 1.0
     fitted = TorchLogisticClassifier(C=1.0).fit(X, y)
-    best = oracle.solve(X, y, 2, 1.0)
+    best = optima.solve(X, y, 2, 1.0)
     assert fitted.converged_
     assert fitted.objective_ <= best.objective * (1 + 1e-6)
 
@@ -403,7 +406,7 @@ def test_max_iter_ends_a_fit_with_the_objective_of_all_rows(loss, max_iter):
         fitted = TorchLogisticClassifier(max_iter=max_iter, tol=1e-12).fit(data.X, data.y)
     assert fitted.n_iter_.tolist() == [max_iter]
     assert len(fitted.history_) == max_iter
-    value = oracle.objective(fitted.coef_, fitted.intercept_, data.X, data.y, 1.0)
+    value = optima.objective(fitted.coef_, fitted.intercept_, data.X, data.y, 1.0)
     assert fitted.objective_ == pytest.approx(value, rel=1e-11)
 
 
@@ -413,7 +416,7 @@ def test_without_a_tolerance_there_are_exactly_max_iter_updates(loss, max_iter):
     data = _case("random", loss)
     fitted = TorchLogisticClassifier(max_iter=max_iter, tol=None).fit(data.X, data.y)  # without a warning
     assert fitted.n_iter_.tolist() == [max_iter]
-    value = oracle.objective(fitted.coef_, fitted.intercept_, data.X, data.y, 1.0)
+    value = optima.objective(fitted.coef_, fitted.intercept_, data.X, data.y, 1.0)
     assert fitted.objective_ == pytest.approx(value, rel=1e-11)
     if max_iter == 25:
         assert -1e-12 <= _excess(fitted, "random", loss) <= 1e-12
@@ -471,8 +474,8 @@ def test_many_classes_reach_the_optimum_by_a_metric_of_few_rows(dtype, C, monkey
     fitted = TorchLogisticClassifier(C=C).fit(X, y)
     assert fitted.converged_
     assert fitted.history_.rows_read[0] < 4 * len(y)  # no Fisher matrix of all rows
-    best = oracle.solve(X, y, 12, C)
-    value = oracle.objective(fitted.coef_, fitted.intercept_, X, y, C)
+    best = optima.solve(X, y, 12, C)
+    value = optima.objective(fitted.coef_, fitted.intercept_, X, y, C)
     assert -1e-12 <= value / best.objective - 1 <= 1e-6
     read = fitted.history_.rows_read.to_numpy()
     assert np.all(np.diff(read) >= len(y))
@@ -487,5 +490,5 @@ def test_fifty_classes_reach_the_optimum_by_a_metric_of_few_rows(monkeypatch):
     fitted = TorchLogisticClassifier().fit(X, y)
     assert fitted.converged_
     best = LogisticRegression(solver="newton-cg", tol=1e-7, max_iter=1000).fit(X, y)
-    value, expected = (oracle.objective(m.coef_, m.intercept_, X, y, 1.0) for m in (fitted, best))
+    value, expected = (optima.objective(m.coef_, m.intercept_, X, y, 1.0) for m in (fitted, best))
     assert value <= expected * (1 + 1e-6)

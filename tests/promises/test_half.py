@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers import oracle
+from helpers import optima
 from helpers.datasets import load, standardised
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
 from torch_logreg._data.arrays import ArrayRows
@@ -64,7 +64,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("name", ["birthwt", "iris"])
 def test_the_optimum_is_that_of_the_rounded_numbers(name, solver, dtype):
     X, exact, y = halved(name, dtype)
-    expected = oracle.solve(exact, y, n_classes=len(np.unique(y)), C=1.0)
+    expected = optima.solve(exact, y, n_classes=len(np.unique(y)), C=1.0)
     got = TorchLogisticClassifier(solver=solver, tol=1e-8).fit(X, y)
     assert got.converged_ and got.coef_.dtype == got.intercept_.dtype == np.float32
     assert_allclose(got.coef_, expected.coef, rtol=1e-5, atol=1e-5)
@@ -135,7 +135,7 @@ def test_large_numbers_of_float16_do_not_overflow_in_the_sums():
     rng = np.random.default_rng(0)
     X = torch.tensor(rng.uniform(-60_000, 60_000, (4_000, 3))).to(torch.float16)
     y = rng.uniform(-60_000, 60_000, 4_000) < X[:, 0].double().numpy()
-    expected = oracle.solve(X.double().numpy(), y.astype(int), n_classes=2, C=1.0)
+    expected = optima.solve(X.double().numpy(), y.astype(int), n_classes=2, C=1.0)
     got = TorchLogisticClassifier(tol=1e-8).fit(X, y)
     assert_allclose(got.coef_, expected.coef, rtol=1e-4, atol=1e-4 * np.abs(expected.coef).max())
 

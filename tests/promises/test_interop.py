@@ -124,6 +124,7 @@ def test_a_tensor_that_was_fitted_on_is_not_pickled():
     assert skops.io.get_untrusted_types(data=skops.io.dumps(estimator)) == [CLASS]
 
 
+@pytest.mark.processes
 def test_a_pickle_is_read_by_another_process(tmp_path):
     X, y = problem()
     estimator = TorchLogisticClassifier().fit(X, y)
@@ -137,7 +138,10 @@ def test_a_pickle_is_read_by_another_process(tmp_path):
     assert_allclose(float.fromhex(printed.strip()), estimator.predict_proba(X)[:, 1].sum(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading"])
+BACKENDS = [pytest.param("loky", marks=pytest.mark.processes), "threading"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_memory_mapped_models_and_rows_work_in_workers(tmp_path, backend):
     X, y = problem()
     estimator = TorchLogisticClassifier().fit(X, y)
@@ -156,7 +160,7 @@ def test_memory_mapped_models_and_rows_work_in_workers(tmp_path, backend):
 # ---- the rest of scikit-learn ----
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_grid_search_says_the_same_in_parallel(backend):
     X, y = problem()
     grid = {

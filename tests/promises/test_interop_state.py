@@ -66,6 +66,7 @@ def test_nothing_global_changes(solver, name):
         assert global_state() == before
 
 
+@pytest.mark.processes
 def test_nothing_global_changes_in_a_new_process():
     """The first fit of a process is the one that prepares things."""
     code = """if True:

@@ -12,7 +12,7 @@ import scipy.sparse
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from helpers import oracle
+from helpers import optima
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._fit import plan
@@ -27,8 +27,8 @@ CLASSES = pytest.mark.parametrize("n_classes", [2, 4])
 
 
 def assert_at_optimum(model, X, y, n_classes, weight=None, bound=1e-8, coef_bound=1e-4) -> None:
-    best = oracle.solve(X, y, n_classes, model.C, sample_weight=weight, fit_intercept=model.fit_intercept)
-    value = oracle.objective(model.coef_.astype(float), model.intercept_.astype(float), X, y, model.C, weight)
+    best = optima.solve(X, y, n_classes, model.C, sample_weight=weight, fit_intercept=model.fit_intercept)
+    value = optima.objective(model.coef_.astype(float), model.intercept_.astype(float), X, y, model.C, weight)
     assert model.converged_
     assert abs(value - best.objective) <= bound * best.objective
     assert abs(model.objective_ - best.objective) <= max(bound, 1e-7) * best.objective
@@ -148,6 +148,7 @@ def nearly_separable(n_classes: int, n: int = 600, d: int = 40) -> tuple[np.ndar
 @INTERCEPTS
 @CLASSES
 @pytest.mark.parametrize("kind", ["dense", "CSR"])
+@pytest.mark.one_in(6)
 def test_many_columns_reach_the_optimum(many, kind, n_classes, fit_intercept, C):
     X, y = nearly_separable(n_classes)
     if kind == "CSR":
@@ -212,6 +213,7 @@ print((status("VmHWM") - before + arrays) / arrays)
 """
 
 
+@pytest.mark.processes
 def test_sparse_rows_take_less_than_three_times_their_memory():
     run = subprocess.run([sys.executable, "-c", SPARSE], capture_output=True, text=True, check=True)
     assert float(run.stdout) < 3
@@ -233,7 +235,7 @@ def test_active_rows_hold_what_is_asked_for_and_never_more_curvature_than_all():
     w = objective.coordinates.from_raw(
         *(
             torch.from_numpy(a)[None]
-            for a in (oracle.solve(X, y, 2, 1.0).coef, oracle.solve(X, y, 2, 1.0).intercept)
+            for a in (optima.solve(X, y, 2, 1.0).coef, optima.solve(X, y, 2, 1.0).intercept)
         )
     )
     active = objective.active(w, 0.95)
@@ -301,6 +303,7 @@ def test_a_start_on_samples_reads_less_and_ends_at_the_same_optimum(many, n_clas
     assert_at_optimum(model, X.toarray() if kind == "CSR" else X, y, n_classes)
 
 
+@pytest.mark.deep
 def test_a_start_on_samples_is_not_taken_where_it_is_worse_than_none(many, monkeypatch):
     monkeypatch.setattr(plan, "sample_rows", lambda shape: 0)
     monkeypatch.setattr(samples, "START_ROWS_PER_PARAMETER", 0)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers import optima
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "benchmarks"))
 import soak  # noqa: E402
 
@@ -27,5 +29,6 @@ FOUND = {
 
 
 @pytest.mark.parametrize("seed", FOUND)
-def test_a_problem_that_went_wrong_goes_right(seed):
+def test_a_problem_that_went_wrong_goes_right(seed, monkeypatch):
+    monkeypatch.setattr(soak, "oracle", optima)
     assert soak.judge(soak.draw(seed)).split(":")[0] in ("the optimum", "rounding", "separation")

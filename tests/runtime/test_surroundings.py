@@ -256,6 +256,7 @@ SURROUNDINGS = {
 @pytest.mark.filterwarnings("ignore:This overload of `set_fp32_precision`")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("surrounding", SURROUNDINGS)
+@pytest.mark.one_in(8)
 def test_the_answer_and_the_settings_are_the_same(surrounding, way):
     expected = plain(way)
     with SURROUNDINGS[surrounding]():
@@ -268,6 +269,7 @@ def test_the_answer_and_the_settings_are_the_same(surrounding, way):
         assert_array_equal(a, b)
 
 
+@pytest.mark.deep
 def test_every_fit_of_large_rows_is_with_exact_products(monkeypatch):
     """On a processor without bfloat16 the answer would not tell."""
     seen = []

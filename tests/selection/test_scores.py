@@ -55,6 +55,7 @@ def scored(name, z, y, weights, classes=None):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n_classes", [2, 3, 7])
 @pytest.mark.parametrize("name", SCORES)
+@pytest.mark.one_in(4)
 def test_a_score_of_many_models_is_that_of_the_scorer_for_each(name, n_classes, dtype, ties, weighted):
     z, y, weights = problem(n_classes, dtype, ties, weighted)
     on = None if weights is None else torch.as_tensor(weights)
@@ -111,6 +112,7 @@ def outcome(function):
 @pytest.mark.parametrize("weighted", ["no", "all", "some", "but for a class"])
 @pytest.mark.parametrize("kind", LABELS)
 @pytest.mark.parametrize("name", SCORES)
+@pytest.mark.one_in(8)
 def test_a_vectorised_score_is_the_scorers_for_every_kind_of_labels(name, kind, weighted, part):
     """Where the scorer raises or warns, `is_vectorised` must say no: then the scorer itself is called."""
     classes = LABELS[kind]

@@ -41,6 +41,7 @@ def test_a_sampled_metric_without_a_way_down_gives_way_to_all_rows(lazy):
     assert solution.gradient_norm[0] < 1e-6
 
 
+@pytest.mark.deep
 def test_outliers_that_no_sample_knows_are_solved_with_all_rows():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(25_000, 20))

@@ -1,0 +1,163 @@
+"""What every kind of objective promises: its values, slopes and curvature are of one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from torch import nn
+
+from torch_logreg._contracts.objective import Objective
+from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.held import small_design
+from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.sparse_row_space import sparse_row_space
+from torch_logreg._losses.criteria import resolve_criterion
+from torch_logreg._losses.losses import LOSSES
+from torch_logreg._modules.build import build_module
+from torch_logreg._modules.objective import ModuleObjective
+
+CLASSES = {"binary": 2, "softmax": 3}
+
+
+def _rows(loss: str, X, n_problems: int = 2, encoded: bool = True) -> ArrayRows:
+    rng = np.random.default_rng(1)
+    n, rule = X.shape[0], LOSSES[loss]
+    codes = torch.from_numpy(rng.integers(CLASSES[loss], size=n))
+    weights = torch.from_numpy(rng.integers(0, 4, size=(1, n)).astype(float))
+    X = X if scipy.sparse.issparse(X) else torch.from_numpy(X)
+    target = rule.encode(codes, torch.float64) if encoded else codes
+    return ArrayRows(X, target, weights, n_problems * rule.n_outputs(CLASSES[loss]))
+
+
+def _dense(n: int = 60, d: int = 4) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(n, d)) + 0.5) * (rng.random((n, d)) < 0.7) * 10.0 ** np.arange(d)
+
+
+def _settings(loss: str, n_problems: int = 2) -> tuple:
+    C = torch.tensor([0.5, 20.0][:n_problems], dtype=torch.float64)
+    return LOSSES[loss], C, LOSSES[loss].n_outputs(CLASSES[loss])
+
+
+def in_passes(loss: str, X) -> Objective:
+    return LinearObjective(_rows(loss, X), *_settings(loss), True)
+
+
+def held(loss: str) -> Objective:
+    rule, C, n_outputs = _settings(loss)
+    return small_design(_rows(loss, _dense()), C, rule, n_outputs, True)
+
+
+def in_the_space_of_the_rows(loss: str) -> Objective:
+    X = scipy.sparse.random_array((1_100, 6_700), density=2e-3, format="csr", rng=np.random.default_rng(0))
+    rule, C, n_outputs = _settings(loss, 1)
+    found = sparse_row_space(_rows(loss, X, 1), rule, C, n_outputs, True)
+    assert found is not None
+    return found[0]
+
+
+def of_a_module(loss: str) -> Objective:
+    rule = resolve_criterion(None, CLASSES[loss])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, rule.n_outputs))
+    rows = _rows(loss, _dense() / 10.0 ** np.arange(4), 1, encoded=False)
+    built = build_module(module, 4, rule.n_outputs, torch.float64, torch.device("cpu"))
+    return ModuleObjective(rows, built, rule, 0.7)
+
+
+OBJECTIVES: dict[str, Callable[[str], Objective]] = {
+    "in passes": lambda loss: in_passes(loss, _dense()),
+    "in passes over CSR": lambda loss: in_passes(loss, scipy.sparse.csr_array(_dense())),
+    "held columns": held,
+    "the space of sparse rows": in_the_space_of_the_rows,
+    "a module": of_a_module,
+}
+kinds = pytest.mark.parametrize("kind", OBJECTIVES)
+losses = pytest.mark.parametrize("loss", CLASSES)
+
+
+def _start(objective: Objective) -> torch.Tensor:
+    if isinstance(objective, ModuleObjective):
+        return objective.start()
+    w = torch.zeros(objective.n_problems, objective.n_parameters, dtype=objective.dtype)
+    return w - 0.3 * objective.natural(objective.value_and_gradient(w)[1])
+
+
+def _line(kind: str, loss: str) -> tuple[Objective, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """An objective, a point, a descent direction there and the slope along it, (P,)."""
+    objective = OBJECTIVES[kind](loss)
+    w = _start(objective)
+    gradient = objective.value_and_gradient(w)[1]
+    direction = -objective.natural(gradient)
+    return objective, w, direction, (gradient * direction).sum(dim=1)
+
+
+@kinds
+@losses
+def test_both_ways_to_the_value_agree(kind, loss):
+    objective, w, _, _ = _line(kind, loss)
+    value, gradient = objective.value_and_gradient(w)
+    assert value.shape == (objective.n_problems,) and gradient.shape == w.shape
+    torch.testing.assert_close(objective.value(w), value, rtol=1e-12, atol=0)
+
+
+@kinds
+@losses
+def test_the_gradient_is_the_slope_of_the_value(kind, loss):
+    objective, w, direction, slope = _line(kind, loss)
+    h = 1e-5
+    difference = (objective.value(w + h * direction) - objective.value(w - h * direction)) / (2 * h)
+    torch.testing.assert_close(difference, slope, rtol=1e-5, atol=1e-9)
+
+
+@kinds
+@losses
+def test_the_value_falls_along_the_natural_direction(kind, loss):
+    objective, w, direction, slope = _line(kind, loss)
+    assert (slope < 0).all()
+    assert (objective.value(w + 1e-3 * direction) < objective.value(w)).all()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OBJECTIVES if kind != "a module"])  # not its Hessian
+@losses
+def test_the_curvature_is_that_of_the_value(kind, loss):
+    objective, w, direction, slope = _line(kind, loss)
+    h = 1e-3
+    up, down = (objective.value_and_gradient(w + step * direction)[1] for step in (h, -h))
+    expected = ((up - down) * direction).sum(dim=1) / (2 * h)
+    found = (objective.curvature(w).product(direction) * direction).sum(dim=1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["in passes", "in passes over CSR", "held columns"])
+@losses
+def test_the_matrix_and_its_diagonal_are_those_of_the_products(kind, loss):
+    objective, w, _, _ = _line(kind, loss)
+    curvature = objective.curvature(w)
+    unit = torch.eye(objective.n_parameters, dtype=w.dtype)
+    products = torch.stack([curvature.product(row.expand_as(w).contiguous()) for row in unit], dim=2)
+    torch.testing.assert_close(curvature.diagonal(), products.diagonal(dim1=1, dim2=2), rtol=1e-9, atol=1e-12)
+    v = torch.randn(objective.n_outputs, 5, dtype=w.dtype, generator=torch.Generator().manual_seed(0))
+    if objective.n_outputs > 1:  # the matrix is made regular along what all classes have in common
+        v -= v.mean(dim=0)
+    torch.testing.assert_close(curvature.matrix() @ v.flatten(), products @ v.flatten(), rtol=1e-7, atol=1e-9)
+
+
+@kinds
+@losses
+def test_a_problem_that_is_selected_is_as_it_was(kind, loss):
+    objective, w, _, _ = _line(kind, loss)
+    last = np.array([objective.n_problems - 1])
+    alone = objective.select(last)
+    if alone is None:
+        assert objective.n_problems == 1
+        return
+    for found, expected in zip(
+        alone.value_and_gradient(w[last]), objective.value_and_gradient(w), strict=True
+    ):
+        torch.testing.assert_close(found, expected[last], rtol=1e-10, atol=1e-13)
