@@ -136,7 +136,7 @@ def two_threads() -> Iterator[None]:
 def test_small_work_is_done_by_one_thread_and_other_threads_keep_theirs(others, two_threads, monkeypatch):
     """In a notebook other threads live always."""
     seen = []
-    solve, predict = TorchLogisticClassifier._solve, predictor._by_chunks
+    solve, predict = TorchLogisticClassifier._solve, predictor.by_chunks
 
     def watched(function):
         def call(*arguments):
@@ -146,7 +146,7 @@ def test_small_work_is_done_by_one_thread_and_other_threads_keep_theirs(others, 
         return call
 
     monkeypatch.setattr(TorchLogisticClassifier, "_solve", watched(solve))
-    monkeypatch.setattr(predictor, "_by_chunks", watched(predict))
+    monkeypatch.setattr(predictor, "by_chunks", watched(predict))
     rows, labels = np.tile(X, (2**22 // X.size, 1)), np.tile(y, 2**22 // X.size)
     stop = threading.Event()
     if others:

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
 from torch_logreg._contracts.objective import Objective
-from torch_logreg._contracts.rows import Matrix
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._data.products import matmul
-from torch_logreg._data.tensors import float_dtype, numpy_dtype, to_tensor
+from torch_logreg._data.tensors import float_dtype, to_tensor
 from torch_logreg._fit.plan import Method, Plan, Shape, plan_of
+from torch_logreg._fit.predictor import Linear, Raw
 from torch_logreg._fit.present import Present
 from torch_logreg._fit.problem import Problem, make_rows
 from torch_logreg._linear.coordinates import Coordinates
@@ -32,6 +31,7 @@ from torch_logreg._runtime.devices import supports_float64
 
 Coefficients = tuple[np.ndarray, np.ndarray]  # (K, d), (K,)
 
+NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 Settings: TypeAlias = tuple[ArrayRows, Loss, Tensor, int, bool]  # as `linear_objective` takes them
 Space: TypeAlias = Coordinates | RowSpace | SparseRowSpace
 
@@ -52,7 +52,7 @@ def linear_problem(
     method: Method,
     seed: Callable[[], int],
     check: Callable[[], None] | None,
-) -> Problem:
+) -> LinearProblem:
     """The linear model, in the coordinates of scaled columns, or of the plain ones and in their dtype.
 
     Scaled, coefficients are kept in float64 where the device has it: what they cost is nothing, and a
@@ -79,39 +79,63 @@ def linear_problem(
     known = {"starts_at_zero": earlier is None, "has_penalty": bool(np.isfinite(Cs).all())}
     shape = shape_of(rows, *settings[3:], method, **known)
     objective, coordinates, start = _in_a_space(settings, shape, raw, seed)
-    kept_as = numpy_dtype(data.X, device)
+    return LinearProblem(objective, start, coordinates, present, loss, dtype)
 
-    def attributes(w: Tensor) -> dict[str, Any]:
-        coef, intercept = present.widen(*coordinates.to_raw(w))
-        return {
-            "coef_": coef[0].cpu().numpy().astype(kept_as),
-            "intercept_": intercept[0].cpu().numpy().astype(kept_as),
-        }
 
-    def predict(w: Tensor, X: Matrix) -> Tensor:
-        coef, intercept = present.widen(*coordinates.to_raw(w))
-        return matmul(X, coef[0].to(dtype)) + intercept[0].to(dtype)[:, None]
+class LinearProblem(Problem):
+    """A problem of the linear model.
 
-    def doubt(w: Tensor) -> str | None:
-        kept = coordinates.canonical(w)
+    Parameters
+    ----------
+    objective, start
+        See `Problem`.
+    coordinates : Coordinates or alike
+        Those of the weights.
+    present : Present
+        The classes that the problem is about.
+    loss : Loss
+    dtype : torch.dtype
+        The one of the rows, in which coefficients are kept.
+    """
+
+    objective: LinearObjective | DesignObjective | SparseRowObjective
+
+    def __init__(
+        self,
+        objective: LinearObjective | DesignObjective | SparseRowObjective,
+        start: Tensor,
+        coordinates: Space,
+        present: Present,
+        loss: Loss,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(objective, start, float(objective.weight_sum[0]))
+        self._coordinates, self._present, self._loss, self._dtype = coordinates, present, loss, dtype
+
+    def _raw(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients (K, d) and intercepts (K,) of all classes."""
+        coef, intercept = self._present.widen(*self._coordinates.to_raw(w))
+        return coef[0], intercept[0]
+
+    def attributes(self, w: Tensor) -> dict[str, Any]:
+        coef, intercept = (part.cpu().numpy().astype(NUMPY[self._dtype]) for part in self._raw(w))
+        return {"coef_": coef, "intercept_": intercept}
+
+    def decision(self, w: Tensor) -> Raw:
+        coef, intercept = (part.to(self._dtype) for part in self._raw(w))
+        return Linear(coef, intercept[:, None])
+
+    def final(self, w: Tensor) -> Tensor:
+        return self._coordinates.canonical(w)
+
+    def doubt(self, w: Tensor) -> str | None:
+        kept, objective = self.final(w), self.objective
         centred = not isinstance(objective, LinearObjective)
 
         def value() -> float:
             return float(objective.value(kept)[0])
 
-        return find_doubt(rows, coordinates, loss, kept, value, dtype, centred)
-
-    return Problem(
-        objective,
-        start,
-        float(objective.weight_sum[0]),
-        predict,
-        lambda w: w.clone(),
-        lambda w: w,
-        attributes,
-        coordinates.canonical,
-        doubt,
-    )
+        return find_doubt(objective.rows, self._coordinates, self._loss, kept, value, self._dtype, centred)
 
 
 def _in_a_space(

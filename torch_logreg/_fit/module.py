@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torch_logreg._checks.data import TrainingData
-from torch_logreg._contracts.rows import Matrix
-from torch_logreg._data.tensors import all_dense, float_dtype, to_tensor
+from torch_logreg._data.tensors import float_dtype, to_tensor
+from torch_logreg._fit.predictor import Raw, outputs_of
 from torch_logreg._fit.present import Present, start_low
 from torch_logreg._fit.problem import Problem, make_rows
 from torch_logreg._losses.criteria import resolve_criterion
-from torch_logreg._losses.links import class_major
+from torch_logreg._losses.links import Link
 from torch_logreg._modules.build import build_module
 from torch_logreg._modules.objective import ModuleObjective
 from torch_logreg._runtime.compat import original
@@ -28,7 +29,7 @@ def module_problem(
     criterion: Any,
     seed: int,
     earlier: nn.Module | None,
-) -> Problem:
+) -> ModuleProblem:
     """Any module under any criterion; without a module the linear model, which keeps coefficients."""
     dtype = float_dtype(data.X, device)
     loss = resolve_criterion(criterion, len(data.classes))
@@ -42,25 +43,34 @@ def module_problem(
         _go_on_from(built, earlier)
     objective = ModuleObjective(rows, built, loss, C, stream)
 
-    def attributes(w: Tensor) -> dict[str, Any]:
-        trained = objective.module_at(w)
-        return _coefficients(trained) if module is None else {"_module": trained, "_link": loss.link.name}
+    return ModuleProblem(objective, loss.link, module is None)
 
-    def predict(w: Tensor, X: Matrix) -> Tensor:
-        outputs = objective.outputs(w, all_dense(X, dtype))
-        return loss.link.decision(class_major(outputs, X.shape[0]))
 
-    return Problem(
-        objective,
-        objective.start(),
-        float(objective.weight_sum),
-        predict,
-        objective.snapshot,
-        objective.restore,
-        attributes,
-        lambda w: w,
-        lambda w: None,
-    )
+class ModuleProblem(Problem):
+    """A problem of any module, or of the linear model under any criterion, which keeps coefficients."""
+
+    objective: ModuleObjective
+
+    def __init__(self, objective: ModuleObjective, link: Link, is_linear: bool) -> None:
+        super().__init__(objective, objective.start(), float(objective.weight_sum))
+        self._link, self._is_linear = link, is_linear
+
+    def attributes(self, w: Tensor) -> dict[str, Any]:
+        trained = self.objective.module_at(w)
+        if self._is_linear:
+            return _coefficients(trained)
+        return {"_module": trained, "_link": self._link.name}
+
+    def decision(self, w: Tensor) -> Raw:
+        rows = self.objective.rows
+        raw = outputs_of(partial(self.objective.outputs, w), rows.device, rows.dtype)
+        return lambda some: self._link.decision(raw(some))
+
+    def snapshot(self, w: Tensor) -> Any:
+        return self.objective.snapshot(w)
+
+    def restore(self, kept: Any) -> Tensor:
+        return self.objective.restore(kept)
 
 
 def _go_on_from(built: nn.Module, earlier: nn.Module) -> None:

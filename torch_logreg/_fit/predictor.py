@@ -1,4 +1,7 @@
-"""Predictions, so few rows at a time that no more than the result is ever as long as X."""
+"""Raw predictions of rows, so few at a time that no more than the result is ever as long as X.
+
+Fits, early stopping, scores of every C, printed accuracies and `predict` all come here.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,31 @@ from torch_logreg._runtime.threads import one_thread_for
 
 LINEAR_LINK = LogitLink()
 
+Raw: TypeAlias = Callable[[Features], Tensor]  # of some rows: raw predictions (K, n), on the device
 Output: TypeAlias = Callable[[Link, Tensor], Tensor]  # of raw predictions (K, n): what is asked for, (_, n)
+
+
+class Linear:
+    """Raw predictions ``coef @ X.T + intercept``.
+
+    Parameters
+    ----------
+    coef : Tensor of shape (K, d)
+        On the device, and of the dtype, to compute with.
+    intercept : Tensor of shape (K, 1)
+    """
+
+    def __init__(self, coef: Tensor, intercept: Tensor) -> None:
+        self._coef, self._intercept = coef, intercept
+
+    def __call__(self, rows: Features) -> Tensor:
+        X = on_device(rows, self._coef.device, self._coef.dtype)
+        return matmul(X, self._coef).add_(self._intercept)
+
+
+def outputs_of(module: Callable[[Tensor], Tensor], device: torch.device, dtype: torch.dtype) -> Raw:
+    """Outputs of a module for rows of any kind, which are made dense for it."""
+    return lambda rows: class_major(module(all_dense(on_device(rows, device, dtype), dtype)), rows.shape[0])
 
 
 def linear_predictions(
@@ -45,49 +72,44 @@ def linear_predictions(
     dtype = float_dtype(X, device)
     if dtype != torch.float64 and coef.dtype == np.float64 and supports_float64(device):
         dtype = torch.float64
-    weight = to_tensor(coef, device, dtype)
     bias = to_tensor(np.reshape(intercept, (-1, 1)), device, dtype)
-    finite = False
+    raw, finite = Linear(to_tensor(coef, device, dtype), bias), False
 
     def of_chunk(rows: Features) -> Tensor:
         nonlocal finite
-        z = matmul(on_device(rows, device, dtype), weight).add_(bias)
+        z = raw(rows)
         if not finite and not math.isfinite(z.sum().item()):
             check_finite(estimator, X)
             finite = True  # it was but an overflow, in the product or in the sum over rows
         return output(LINEAR_LINK, z)
 
-    step = _chunk_rows(X, len(coef), device)
+    step = chunk_rows(X, len(coef), device)
     if min(X.shape[0], len(coef)) == 1:  # MKL makes small products with a vector on one thread by itself
-        return _by_chunks(X, step, of_chunk)
+        return by_chunks(X, step, of_chunk)
     with one_thread_for(X.shape[0] * coef.size):
-        return _by_chunks(X, step, of_chunk)
+        return by_chunks(X, step, of_chunk)
 
 
 def module_predictions(
     X: Features, module: nn.Module, link: Link, n_outputs: int, device: torch.device, output: Output
 ) -> np.ndarray:
     """`output` of what a module gives in eval mode, whatever mode a user of it has put it in."""
-    predictor, dtype = ModulePredictor(module, device), next(module.parameters()).dtype
+    raw = outputs_of(ModulePredictor(module, device).outputs, device, next(module.parameters()).dtype)
     # Rows are dense there, and may have many columns.
-    step = min(_chunk_rows(X, n_outputs, device), max(1, limits_of(device).module_numbers // X.shape[1]))
+    step = min(chunk_rows(X, n_outputs, device), max(1, limits_of(device).module_numbers // X.shape[1]))
     if isinstance(X, Tensor) and X.dtype in HALF:
         step = min(step, upcast_rows(X))
-
-    def of_chunk(rows: Features) -> Tensor:
-        outputs = predictor.outputs(all_dense(on_device(rows, device, dtype), dtype))
-        return output(link, class_major(outputs, rows.shape[0]))
-
-    return _by_chunks(X, step, of_chunk)
+    return by_chunks(X, step, lambda rows: output(link, raw(rows)))
 
 
-def _chunk_rows(X: Features, n_outputs: int, device: torch.device) -> int:
+def chunk_rows(X: Features, n_outputs: int, device: torch.device) -> int:
+    """Rows of X to predict at a time."""
     limits = limits_of(device)
     of_outputs = min(limits.predicted_rows, limits.predicted_numbers // n_outputs)
     return max(1, min(of_outputs, limits.moved_numbers // (X.shape[1] + n_outputs)))
 
 
-def _by_chunks(X: Features, step: int, of_chunk: Callable[[Features], Tensor]) -> np.ndarray:
+def by_chunks(X: Features, step: int, of_chunk: Callable[[Features], Tensor]) -> np.ndarray:
     """Join what `of_chunk` gives for `step` rows at a time, (_, n), to one (n_rows, _)."""
     n_rows = X.shape[0]
     if n_rows <= step:

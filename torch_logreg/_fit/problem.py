@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
 from torch_logreg._contracts.objective import Objective
-from torch_logreg._contracts.rows import Matrix
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.tensors import features_to, to_tensor
+from torch_logreg._fit.predictor import Raw
 
 
-class Problem(NamedTuple):
-    """Problems: an objective that `fit` hands to a solver, and how the solution is read."""
+class Problem(ABC):
+    """An objective with a point to start from, and how a solution is read.
 
-    objective: Objective
-    start: Tensor  # (1, n_parameters)
-    weight_sum: float
-    predict: Callable[[Tensor, Matrix], Tensor]  # of w and rows: decision values, class-major
-    snapshot: Callable[[Tensor], Any]  # of w, to come back to
-    restore: Callable[[Any], Tensor]
-    attributes: Callable[[Tensor], dict[str, Any]]  # of w: the fitted attributes, in memory of their own
-    final: Callable[[Tensor], Tensor]  # of the solution: the one to keep among equals
-    doubt: Callable[[Tensor], str | None]  # of the solution: why it cannot be trusted, as in `REASONS`
+    Parameters
+    ----------
+    objective : Objective
+    start : Tensor of shape (1, n_parameters)
+    weight_sum : float
+    """
+
+    def __init__(self, objective: Objective, start: Tensor, weight_sum: float) -> None:
+        self.objective, self.start, self.weight_sum = objective, start, weight_sum
+
+    @abstractmethod
+    def decision(self, w: Tensor) -> Raw:
+        """What makes decision values of rows, class-major, with the weights `w`."""
+
+    @abstractmethod
+    def attributes(self, w: Tensor) -> dict[str, Any]:
+        """The fitted attributes, in memory of their own."""
+
+    def snapshot(self, w: Tensor) -> Any:
+        """The state at `w`, to come back to."""
+        return w.clone()
+
+    def restore(self, kept: Any) -> Tensor:
+        """The weights of a `snapshot`."""
+        return kept
+
+    def final(self, w: Tensor) -> Tensor:
+        """The solution to keep among equals."""
+        return w
+
+    def doubt(self, w: Tensor) -> str | None:
+        """Why a solution cannot be trusted, a key of `REASONS`, or None."""
+        return None
 
 
 def make_rows(

@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
-from torch_logreg._data.tensors import on_device
+from torch_logreg._fit.predictor import by_chunks
 from torch_logreg._fit.problem import Problem
 from torch_logreg._losses.links import codes_of
 from torch_logreg._runtime.limits import limits_of
@@ -64,13 +64,7 @@ class EarlyStopping:
 
     def score(self, w: Tensor) -> float:
         """The accuracy by weight."""
-        kept, rows = self._kept, self._problem.objective.rows
-        step = limits_of(rows.device).forward_rows
-        codes = [
-            codes_of(
-                self._problem.predict(w, on_device(kept.X[first : first + step], rows.device, rows.dtype))
-            )
-            for first in range(0, kept.X.shape[0], step)
-        ]
-        right = torch.cat(codes).cpu().numpy() == kept.codes
-        return float(np.average(right, weights=kept.weights))
+        kept, decision = self._kept, self._problem.decision(w)
+        step = limits_of(self._problem.objective.rows.device).forward_rows
+        codes = by_chunks(kept.X, step, lambda rows: codes_of(decision(rows))[None])
+        return float(np.average(codes[:, 0] == kept.codes, weights=kept.weights))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
-from torch_logreg._data.products import matmul
-from torch_logreg._data.tensors import Features, float_dtype, on_device, to_tensor
+from torch_logreg._data.tensors import Features, float_dtype, to_tensor
+from torch_logreg._fit.predictor import Linear
 from torch_logreg._runtime.limits import limits_of
 from torch_logreg._selection.folds import cut_to
 from torch_logreg._selection.scores import is_vectorised, score_all
@@ -85,11 +85,11 @@ def _raw_predictions(
     """(n_Cs, K, n), in the dtype of X."""
     n_Cs, K, d = coef.shape
     dtype = float_dtype(X, device)
-    weight = to_tensor(coef.reshape(-1, d), device, dtype)
     bias = to_tensor(intercept.reshape(-1, 1), device, dtype)
+    raw = Linear(to_tensor(coef.reshape(-1, d), device, dtype), bias)
     z = torch.empty((n_Cs * K, len(rows)), dtype=dtype, device=device)
     step = limits_of(device).forward_rows
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        z[:, start : start + len(part)] = matmul(on_device(_rows_of(X, part), device, dtype), weight) + bias
+        z[:, start : start + len(part)] = raw(_rows_of(X, part))
     return z.view(n_Cs, K, -1)
