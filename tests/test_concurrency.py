@@ -80,9 +80,12 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 LOCKED_AT_FORK = """if True:
     import os, threading, warnings
     import numpy as np, torch
-    from torch_logreg import TorchLogisticClassifier, _csr, _modules, _surroundings
+    from torch_logreg import TorchLogisticClassifier
+    from torch_logreg._data.csr import _first_use
+    from torch_logreg._runtime.random import _GLOBAL_GENERATORS
+    from torch_logreg._runtime.surroundings import _EXACT_PRODUCTS
     warnings.simplefilter("ignore")
-    locks = _modules._GLOBAL_GENERATORS, _csr._first_use, _surroundings._EXACT_PRODUCTS._lock
+    locks = _GLOBAL_GENERATORS, _first_use, _EXACT_PRODUCTS._lock
     held, done = threading.Event(), threading.Event()
     def hold():
         with locks[0], locks[1], locks[2]:
