@@ -53,8 +53,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
 
 
-# Seconds of the processor that a test may take without a marker of LONG; 0 is no bound.
+# Seconds of the processor that a test may take without a marker of LONG; 0 is no bound. A test may be the
+# first of a process to import what torch and scikit-learn load late, two seconds, and threads that wait
+# for a core spin meanwhile: a test of two seconds must pass in such company too.
 SECONDS = float(os.environ.get("TORCH_LOGREG_TEST_SECONDS", "2"))
+COMPANY = 3.0
 LONG = ("slow", "timing", "processes", "deep")
 LOOP_SECONDS = 0.08  # of `loop_seconds` on the machine of that bound, an AMD EPYC (Milan)
 
@@ -81,7 +84,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     result = yield
     taken = processor_seconds() - start
     if SECONDS and taken > SECONDS and not any(map(item.get_closest_marker, LONG)) and not sys.gettrace():
-        allowed = SECONDS * max(1.0, loop_seconds() / LOOP_SECONDS)
+        allowed = COMPANY * SECONDS * max(1.0, loop_seconds() / LOOP_SECONDS)
         assert taken <= allowed, (
             f"{taken:.1f} s of the processor, and {allowed:.1f} are allowed: mark the test as one of {LONG}"
         )

@@ -48,7 +48,7 @@ def test_no_other_file_names_a_size_of_blocks_or_chunks():
                 name
                 for name in names
                 if name.startswith(
-                    ("BLOCK_", "CHUNK_", "CACHE_", "SCRATCH_", "CPU_", "ACCELERATOR_", "KEPT_")
+                    ("BLOCK_", "CHUNK_", "CACHE_", "SCRATCH_", "CPU_", "ACCELERATOR_", "KEPT_NUMBERS")
                 )
                 or name in OTHERS
             }
