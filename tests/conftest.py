@@ -101,7 +101,7 @@ def mark_deep_cases(items: list[pytest.Item]) -> None:
         mark = item.get_closest_marker("one_in")
         if mark is None:
             continue
-        values = set(item.callspec.indices.items())
+        values = {(name, id(value)) for name, value in item.callspec.params.items()}
         of_test = seen.setdefault(item.nodeid.partition("[")[0], set())
         if values <= of_test and zlib.crc32(item.nodeid.encode()) % mark.args[0]:
             item.add_marker("deep")

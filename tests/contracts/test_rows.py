@@ -351,6 +351,7 @@ def test_weighted_sums_over_a_sample_are_unbiased():
     assert error < 0.01 * weight @ values  # or the line above would say nothing
 
 
+@pytest.mark.deep
 def test_the_first_few_of_a_sample_are_a_smaller_sample():
     rng = np.random.default_rng(0)
     weight, values = 10 ** rng.uniform(-1, 1, size=500), rng.normal(size=500) + 1

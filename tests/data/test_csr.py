@@ -108,6 +108,7 @@ def test_products_of_64_bit_indices_are_none_of_mkl(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("few", [0, 2**20])
+@pytest.mark.one_in(100)
 def test_a_torch_without_products_of_csr_gives_the_same_models(few, dtype, limits, request):
     rng = np.random.default_rng(0)
     X = scipy.sparse.random_array((600, 20), density=0.3, rng=rng, dtype=dtype, format="csr")

@@ -77,6 +77,7 @@ def data(n_classes=2, n=150, seed=0):
     "make",
     [np.asarray, lambda w: w.tolist(), pd.Series, torch.tensor, lambda w: torch.tensor(w).float().double()],
 )
+@pytest.mark.one_in(4)
 def test_score_is_weighted_as_that_of_logistic_regression_cv(make, scoring):
     X, y, weights = data()
     weights = weights.astype(np.float32).astype(np.float64)

@@ -89,6 +89,7 @@ def test_value_and_slope_are_those_of_the_coefficients_it_stands_for(n_classes, 
 @INTERCEPTS
 @DTYPES
 @pytest.mark.parametrize("C", [1e-2, 1.0, 1e3])
+@pytest.mark.one_in(4)
 def test_the_optimum_is_reached(n_classes, fit_intercept, dtype, C):
     X, y = text(n_classes, n=1_040, d=10_450)
     X = X.astype(dtype)

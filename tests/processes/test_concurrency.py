@@ -199,7 +199,7 @@ def test_grid_searches_in_a_pool_of_threads_choose_what_one_alone_chooses():
             )
 
 
-@pytest.mark.parametrize("module", [None, torch.nn.Linear(6, 1)])
+@pytest.mark.parametrize("module", [None, pytest.param(torch.nn.Linear(6, 1), marks=pytest.mark.deep)])
 def test_sixteen_threads_predict_with_one_model(module):
     settings = {} if module is None else {"module": module, "max_iter": 3, "tol": None, "learning_rate": 0.1}
     model = TorchLogisticClassifier(**settings).fit(X, y)

@@ -114,6 +114,7 @@ def setting(request) -> tuple[str, bool]:
 
 
 @pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.one_in(4)
 def test_every_kind_of_input_gives_what_logistic_regression_gives(setting, kind):
     name, fit_intercept = setting
     X, y = problem(name)

@@ -33,13 +33,18 @@ def name_of(estimator: TorchLogisticClassifier) -> str:
 
 def of_sgd(**settings: object):
     estimator = TorchLogisticClassifier(**settings)
-    marks = [NOT_CONVERGED, pytest.mark.slow] if "module" in settings else NOT_CONVERGED
+    marks = [NOT_CONVERGED, pytest.mark.slow if "module" in settings else pytest.mark.deep]
     return pytest.param(estimator, id=name_of(estimator), marks=marks)
+
+
+def deep(estimator: TorchLogisticClassifier):
+    """The checks are of what all solvers have in common, but for weights, subsets and the order of rows."""
+    return pytest.param(estimator, id=name_of(estimator), marks=pytest.mark.deep)
 
 
 ESTIMATORS = [
     TorchLogisticClassifier(),
-    *(TorchLogisticClassifier(solver=solver) for solver in SOLVERS if solver != "sgd"),
+    *(deep(TorchLogisticClassifier(solver=solver)) for solver in SOLVERS if solver != "sgd"),
     of_sgd(solver="sgd"),
     of_sgd(solver="sgd", batch_size=None),
     of_sgd(learning_rate=0.1, batch_size=None),
@@ -62,6 +67,7 @@ def test_every_check_of_scikit_learn_passes_without_a_skip_or_an_expected_failur
     assert [(r["check_name"], r["status"], r["exception"]) for r in results if r["status"] != "passed"] == []
 
 
+@pytest.mark.deep
 def test_the_estimator_that_chooses_C_passes_them_too():
     results = check_estimator(TorchLogisticClassifierCV(Cs=3, cv=3), on_skip=None, on_fail=None)
     assert len(results) >= 60

@@ -228,6 +228,7 @@ def check(estimator: Any, n_classes: int, end: End, dtype: type) -> None:
 
 
 @every_row
+@pytest.mark.one_in(6)
 def test_it_fits_to_finite_numbers_or_an_error_names_the_parameter(kind, end, dtype, number):
     """By one solver and one number of classes, in turn from row to row; errors by all."""
     ways = list(itertools.product(estimators(kind, end), Y))

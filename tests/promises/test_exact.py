@@ -147,7 +147,7 @@ def test_the_other_solvers_reach_the_same_optimum_from_raw_columns(name, solver)
     assert_at_optimum(clf, X, y, n_classes, 1.0, None)
 
 
-@pytest.mark.parametrize("name", ["breast_cancer", "wine"])
+@pytest.mark.parametrize("name", ["breast_cancer", pytest.param("wine", marks=pytest.mark.deep)])
 def test_the_number_of_threads_changes_nothing_but_the_last_digits(name):
     X, y = np.tile(load(name).X, (50, 1)), np.tile(load(name).y, 50)
     alone = TorchLogisticClassifier().fit(X, y)

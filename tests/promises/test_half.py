@@ -74,6 +74,7 @@ def test_the_optimum_is_that_of_the_rounded_numbers(name, solver, dtype):
 
 @DTYPES
 @pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.one_in(100)
 def test_many_rows_have_the_answer_of_a_float64_fit(many, n_classes, dtype):
     X, y = many[0].to(dtype), many[1] % n_classes
     expected = TorchLogisticClassifier(tol=1e-8).fit(X.double().numpy(), y)

@@ -184,6 +184,7 @@ LABELS: dict[str, tuple[Callable, list]] = {
 
 @pytest.mark.parametrize("kind", LABELS)
 @pytest.mark.parametrize("rows", ["an array", "a tensor", "CSR"])
+@pytest.mark.one_in(4)
 def test_labels_in_any_container_are_learned_and_predicted(problem, kind, rows):
     X, y = problem
     data = {"an array": X, "a tensor": torch.tensor(X), "CSR": scipy.sparse.csr_array(X)}[rows]

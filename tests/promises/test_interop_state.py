@@ -125,6 +125,7 @@ CONTEXTS = {
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled:UserWarning")
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.one_in(6)
 def test_the_answer_does_not_depend_on_the_context_of_the_caller(context, solver):
     for name in ("breast_cancer", "wine"):
         X, y = problem(name)
@@ -165,6 +166,7 @@ def test_the_module_gives_the_raw_predictions_and_can_be_trained_on():
         assert_allclose(estimator.decision_function(X).reshape(len(X), -1), expected)
 
 
+@pytest.mark.deep
 def test_threads_agree_with_one_another_and_with_none():
     tasks = [
         (name, solver, dtype, kind)

@@ -90,7 +90,11 @@ def test_a_start_behind_the_plateau_is_not_taken_for_the_optimum():
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize(
-    ("container", "n", "far"), [(np.asarray, 100_000, 1e5), (scipy.sparse.csr_array, 2_000, 2e4)]
+    ("container", "n", "far"),
+    [
+        pytest.param(np.asarray, 100_000, 1e5, marks=pytest.mark.deep),
+        (scipy.sparse.csr_array, 2_000, 2e4),
+    ],
 )
 def test_columns_far_from_0_for_what_they_vary_warn_where_gradients_round(container, n, far, fit_intercept):
     rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import NamedTuple
 
@@ -15,8 +16,13 @@ from sklearn.exceptions import ConvergenceWarning
 from helpers import oracle
 from torch_logreg import TorchLogisticClassifier
 
+EXAMPLES = int(os.environ.get("TORCH_LOGREG_TEST_EXAMPLES", "20"))  # problems for each test: 200 in CI
 settings.register_profile(
-    "here", max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    "here",
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("here")
 

@@ -256,7 +256,7 @@ SURROUNDINGS = {
 @pytest.mark.filterwarnings("ignore:This overload of `set_fp32_precision`")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("surrounding", SURROUNDINGS)
-@pytest.mark.one_in(8)
+@pytest.mark.one_in(20)
 def test_the_answer_and_the_settings_are_the_same(surrounding, way):
     expected = plain(way)
     with SURROUNDINGS[surrounding]():

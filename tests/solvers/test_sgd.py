@@ -208,6 +208,7 @@ def test_weights_of_rows_and_classes_are_in_the_loss(weighing, build, batch_size
 
 @pytest.mark.parametrize("learning_rate", [0.3, "auto"])
 @pytest.mark.parametrize("build", [mlp, None])
+@pytest.mark.one_in(100)
 def test_minibatches_of_sparse_rows_are_those_of_dense_ones(build, learning_rate):
     X, y, s = data()
     X[X < 0] = 0
@@ -341,6 +342,7 @@ def test_the_line_search_decreases_the_objective_to_near_its_optimum(scaled, max
 
 @pytest.mark.parametrize("module", [None, mlp])
 @pytest.mark.parametrize("batch_size", [None, BATCH])
+@pytest.mark.one_in(100)
 def test_the_line_search_needs_no_tuning(module, batch_size):
     X, y, _ = data()
     clf = classifier(module=module, learning_rate="auto", batch_size=batch_size, C=1.0, max_iter=100)

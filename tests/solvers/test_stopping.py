@@ -62,6 +62,7 @@ def made(name, objective, **settings):
 @pytest.mark.parametrize("kind", ["small", "linear", "folds"])
 @pytest.mark.parametrize("name", ["breast_cancer", "wine"])
 @pytest.mark.parametrize("solver", ["natural-sgd", "newton-cholesky", "newton-cg"])
+@pytest.mark.one_in(4)
 def test_problems_that_leave_end_where_they_would_have_ended(solver, name, kind, monkeypatch):
     objective = objective_of(name, kind)
     w = torch.zeros(objective.n_problems, objective.n_parameters, dtype=torch.float64)
