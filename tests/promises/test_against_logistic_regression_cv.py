@@ -21,7 +21,7 @@ from torch_logreg import TorchLogisticClassifierCV
 NAMES = [
     "breast_cancer",
     "wine",
-    "wa_churn",
+    pytest.param("wa_churn", marks=pytest.mark.deep),
     "birthwt",
     pytest.param("digits", marks=pytest.mark.slow),  # scikit-learn takes half a minute
 ]
