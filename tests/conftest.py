@@ -153,10 +153,16 @@ def one_seed() -> None:
 
 @pytest.fixture(scope="session")
 def lazy_backend() -> None:
-    """The device "lazy": a second start of it in one process is an error."""
+    """The device "lazy": a second start of it in one process is an error. Its first fit takes seconds."""
     import torch._lazy.ts_backend
 
+    from torch_logreg import TorchLogisticClassifier
+
     torch._lazy.ts_backend.init()
+    with torch.jit.optimized_execution(False):
+        TorchLogisticClassifier(device="lazy", C=0.1, max_iter=4, tol=None).fit(
+            [[0.0], [1], [2], [3]], [0, 1, 0, 1]
+        )
 
 
 WITHOUT_CSR = "TORCH_LOGREG_WITHOUT_CSR_PRODUCTS"  # set it to run any tests on such a torch

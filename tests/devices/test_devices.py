@@ -219,7 +219,8 @@ def _many_rows(n_classes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("n_classes", "only_metric"), [(2, False), pytest.param(3, False, marks=pytest.mark.deep), (3, True)]
+    ("n_classes", "only_metric"),
+    [(2, False), *(pytest.param(3, each, marks=pytest.mark.deep) for each in (False, True))],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.one_in(100)

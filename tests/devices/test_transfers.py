@@ -62,7 +62,14 @@ def _samples(monkeypatch) -> None:
         monkeypatch.setattr(f"torch_logreg._solvers.fisher.SampledFisher.{steps}", 4)
 
 
-SOLVERS = ["natural-sgd on samples", "natural-sgd", "newton-cholesky", "newton-cg", "lbfgs", "sgd"]
+DEEP = ("natural-sgd on samples", "newton-cg")  # long graphs
+SOLVERS = [
+    "natural-sgd",
+    "newton-cholesky",
+    "lbfgs",
+    "sgd",
+    *(pytest.param(s, marks=pytest.mark.deep) for s in DEEP),
+]
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])

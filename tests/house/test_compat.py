@@ -196,6 +196,7 @@ def test_norm_layers_are_all_layers_of_torch_that_normalise_by_weights():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch.compile's own import
+@pytest.mark.deep
 def test_the_original_of_a_compiled_module_is_the_module():
     layer = nn.Linear(2, 1)
     compiled = torch.compile(layer)

@@ -186,6 +186,7 @@ def test_a_lock_that_a_thread_of_the_parent_holds_is_free_in_a_forked_child():
     subprocess.run([sys.executable, "-c", LOCKED_AT_FORK], check=True, timeout=120)
 
 
+@pytest.mark.deep
 def test_grid_searches_in_a_pool_of_threads_choose_what_one_alone_chooses():
     def search(_: object = None) -> GridSearchCV:
         return GridSearchCV(TorchLogisticClassifier(), {"C": CS}, cv=3).fit(X, y)
