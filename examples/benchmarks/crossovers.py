@@ -23,16 +23,20 @@ from torch_logreg import TorchLogisticClassifier
 
 # Rows and columns, two classes: a factorisation against products alone.
 FACTORISED = ((20_000, 100), (20_000, 300), (20_000, 600), (20_000, 1000), (20_000, 1500), (5_000, 1000))
-# Rows and columns, two classes: the space of the rows against the columns.
-# Rows, columns and stored numbers a row of text: the same.
+# Rows, columns and stored numbers a row of text: the space of the rows against the columns.
 TEXTS = (
     (1_100, 7_000, 50),
+    (1_100, 11_100, 50),
+    (1_100, 22_100, 50),
     (2_000, 12_000, 100),
     (2_000, 20_000, 100),
+    (2_000, 40_000, 100),
     (4_000, 130_000, 115),
     (9_000, 54_000, 100),
+    (9_000, 90_000, 100),
     (9_000, 180_000, 100),
 )
+# Rows and columns, two classes: the same.
 SPACES = ((100, 2_000), (300, 2_000), (300, 10_000), (600, 10_000), (1_000, 4_000), (1_000, 20_000))
 
 

@@ -20,7 +20,7 @@ INTERCEPTS = pytest.mark.parametrize("fit_intercept", [True, False], ids=["inter
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
 
-def text(n_classes: int, n: int = 1_100, d: int = 11_050) -> tuple[scipy.sparse.csr_array, np.ndarray]:
+def text(n_classes: int, n: int = 1_100, d: int = 22_050) -> tuple[scipy.sparse.csr_array, np.ndarray]:
     """Rows of about 12 numbers in columns of which few are frequent, many of one row alone, some of none."""
     rng = np.random.default_rng(0)
     indptr = np.concatenate([[0], rng.poisson(12, size=n).clip(1).cumsum()])
@@ -91,7 +91,7 @@ def test_value_and_slope_are_those_of_the_coefficients_it_stands_for(n_classes, 
 @pytest.mark.parametrize("C", [1e-2, 1.0, 1e3])
 @pytest.mark.one_in(4)
 def test_the_optimum_is_reached(n_classes, fit_intercept, dtype, C):
-    X, y = text(n_classes, n=1_040, d=10_450)
+    X, y = text(n_classes, n=1_040, d=20_850)
     X = X.astype(dtype)
     model = TorchLogisticClassifier(C=C, fit_intercept=fit_intercept).fit(X, y)
     assert model.converged_ and model.coef_.dtype == dtype

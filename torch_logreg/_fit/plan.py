@@ -87,7 +87,7 @@ def choose(table: tuple[Crossover, ...], shape: Shape) -> str:
 
 # The rows' space costs an eigendecomposition of n_rows x n_rows inner products. Those of sparse rows are
 # never made, only multiplied with, by one thread.
-MOST_ROWS, MOST_STORED, COLUMNS_FOR_A_ROW, COLUMNS_FOR_A_SPARSE_ROW = 1024, 2**20, 6, 10
+MOST_ROWS, MOST_STORED, COLUMNS_FOR_A_ROW, COLUMNS_FOR_A_SPARSE_ROW = 1024, 2**20, 6, 20
 # Numbers in X up to which its scaled columns are held, and rows where there are several outputs.
 HELD_NUMBERS, HELD_SOFTMAX_ROWS = 2**20, 5_000
 
