@@ -514,6 +514,31 @@ def test_logits_that_lie_between_0_and_1_by_chance_are_taken(name):
     assert fitted(linear).score(X, y) > 0.7
 
 
+class Bounded(nn.Module):
+    """Looks a number up by the size of its weight, which it was made for as it is and not for any other."""
+
+    def __init__(self, refusal):
+        super().__init__()
+        self.linear, self.refusal = nn.Linear(4, 1), refusal
+        with torch.no_grad():  # outputs between 0 and 1, for which the check tries other weights
+            self.linear.weight.zero_()
+            self.linear.bias.fill_(0.5)
+
+    def forward(self, X):
+        if float(self.linear.weight.detach().abs().max()) > 5:
+            raise self.refusal("a weight is out of bounds")
+        return self.linear(X)
+
+
+@pytest.mark.parametrize(
+    "refusal", [IndexError, KeyError, ValueError, RuntimeError, OverflowError, AssertionError]
+)
+def test_a_module_that_refuses_other_weights_is_not_judged_by_them(refusal):
+    model = fitted(Bounded(refusal))
+    assert np.isfinite(model.predict_proba(X)).all()
+    assert float(model.module_.linear.weight.detach().abs().max()) > 0  # it was trained
+
+
 # ---- errors from inside ----
 
 

@@ -162,6 +162,8 @@ def _check_link(output: Tensor, module: nn.Module, criterion: Criterion, X: Tens
 
 
 TRIED_ROWS, TRIED_SPREADS = 32, (10.0, 1e4) * 4
+# What a module may raise of weights it was not made for: NaN, an index computed from them, its own checks.
+REFUSALS = (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError)
 SUM_ERROR = 1e-3  # of probabilities, in their sum
 
 
@@ -196,7 +198,7 @@ def _with_other_weights(module: nn.Module, X: Tensor) -> Iterator[Tensor]:
             parameter.data = drawn.normal_(std=spread, generator=generator).to(parameter)
         try:
             output = by_row(evaluate(tried, X), len(X))
-        except (ArithmeticError, AssertionError, RuntimeError, ValueError):  # it refuses such weights
+        except REFUSALS:
             return
         if bool(output.isfinite().all()):
             yield output
