@@ -1,6 +1,7 @@
 """`TorchLogisticClassifierCV`: each of its problems against a fit of its own, and what folds share."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -150,8 +151,11 @@ def test_a_bound_on_memory_solves_few_at_once_and_gives_the_same(n_classes, monk
 
 @pytest.mark.slow
 def test_a_fit_takes_no_more_memory_than_its_bound():
-    """The peak of resident memory in a process of its own."""
-    bounds = 2**30, 2**27
+    """The peak of resident memory in a process of its own, which gives freed arrays back to the system.
+
+    glibc by default keeps them, 30 to 170 MB here, and what it keeps differs from run to run.
+    """
+    bounds = 2**30, 2**26
     free, bound = (_memory_of_a_fit(bound) for bound in bounds)
     assert bound["peak"] <= bounds[1] < free["peak"]
     assert bound["C"] == free["C"]
@@ -187,7 +191,9 @@ print(json.dumps({"peak": status("VmHWM") - before, "C": cv.C_, "scores": cv.sco
 
 def _memory_of_a_fit(bound):
     command = [sys.executable, "-c", MEMORY_OF_A_FIT, str(bound)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**17)}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(done.stdout)
 
 
 def test_rows_are_read_once_a_pass_for_all_problems(monkeypatch):
