@@ -4,36 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
-from torch_logreg._contracts.objective import Objective
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.tensors import float_dtype, to_tensor
 from torch_logreg._fit.plan import Method, Plan, Shape, plan_of
 from torch_logreg._fit.predictor import Linear, Raw
 from torch_logreg._fit.present import Present
 from torch_logreg._fit.problem import Problem, make_rows
-from torch_logreg._linear.coordinates import Coordinates
-from torch_logreg._linear.held import DesignObjective, design, small_design
+from torch_logreg._linear.coordinates import Coordinates, Space
+from torch_logreg._linear.held import hold, hold_all
 from torch_logreg._linear.minibatches import MinibatchObjective
-from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.model import LinearModel
+from torch_logreg._linear.objective import ColumnsObjective, LinearObjective
 from torch_logreg._linear.row_space import RowSpace, Span
 from torch_logreg._linear.samples import make_batches, sampled_starts
-from torch_logreg._linear.sparse_row_space import SparseRowObjective, SparseRowSpace, sparse_row_space
+from torch_logreg._linear.sparse_row_space import sparse_row_space
+from torch_logreg._linear.streamed import Streamed
 from torch_logreg._linear.trust import find_doubt
-from torch_logreg._losses.losses import LOSSES, Loss
+from torch_logreg._losses.losses import LOSSES
 from torch_logreg._runtime.devices import supports_float64
 
 Coefficients = tuple[np.ndarray, np.ndarray]  # (K, d), (K,)
 
 NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
-Settings: TypeAlias = tuple[ArrayRows, Loss, Tensor, int, bool]  # as `linear_objective` takes them
-Space: TypeAlias = Coordinates | RowSpace | SparseRowSpace
 
 
 def work_of(data: TrainingData) -> int:
@@ -70,16 +69,16 @@ def linear_problem(
     exact = dtype if method == "sgd" or not supports_float64(device) else torch.float64
     Cs = regular_C(present.inverse_strength(np.array([C])), data, exact)
     inverse_strength = torch.tensor(Cs, dtype=exact, device=device)
-    settings = (rows, loss, inverse_strength, n_outputs, fit_intercept)
+    model = LinearModel(loss, inverse_strength, n_outputs, fit_intercept)
     raw: tuple[Tensor, Tensor] | None = None
     if earlier is not None:
         narrow = present.narrow_coefficients(*earlier)
         coef, intercept = (to_tensor(array[None], device, exact) for array in narrow)
         raw = coef, intercept * fit_intercept
     known = {"starts_at_zero": earlier is None, "has_penalty": bool(np.isfinite(Cs).all())}
-    shape = shape_of(rows, *settings[3:], method, **known)
-    objective, coordinates, start = _in_a_space(settings, shape, raw, seed)
-    return LinearProblem(objective, start, coordinates, present, loss, dtype)
+    shape = shape_of(rows, n_outputs, fit_intercept, method, **known)
+    objective, space, start = _in_a_space(rows, model, shape, raw, seed)
+    return LinearProblem(objective, start, space, present, dtype)
 
 
 class LinearProblem(Problem):
@@ -89,32 +88,25 @@ class LinearProblem(Problem):
     ----------
     objective, start
         See `Problem`.
-    coordinates : Coordinates or alike
-        Those of the weights.
+    space : Space
+        That of the weights.
     present : Present
         The classes that the problem is about.
-    loss : Loss
     dtype : torch.dtype
         The one of the rows, in which coefficients are kept.
     """
 
-    objective: LinearObjective | DesignObjective | SparseRowObjective
+    objective: LinearObjective
 
     def __init__(
-        self,
-        objective: LinearObjective | DesignObjective | SparseRowObjective,
-        start: Tensor,
-        coordinates: Space,
-        present: Present,
-        loss: Loss,
-        dtype: torch.dtype,
+        self, objective: LinearObjective, start: Tensor, space: Space, present: Present, dtype: torch.dtype
     ) -> None:
-        super().__init__(objective, start, float(objective.weight_sum[0]))
-        self._coordinates, self._present, self._loss, self._dtype = coordinates, present, loss, dtype
+        super().__init__(objective, start, float(objective.design.weight_sum[0]))
+        self._space, self._present, self._dtype = space, present, dtype
 
     def _raw(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients (K, d) and intercepts (K,) of all classes."""
-        coef, intercept = self._present.widen(*self._coordinates.to_raw(w))
+        coef, intercept = self._present.widen(*self._space.to_raw(w))
         return coef[0], intercept[0]
 
     def attributes(self, w: Tensor) -> dict[str, Any]:
@@ -126,41 +118,42 @@ class LinearProblem(Problem):
         return Linear(coef, intercept[:, None])
 
     def final(self, w: Tensor) -> Tensor:
-        return self._coordinates.canonical(w)
+        return self._space.canonical(w)
 
     def doubt(self, w: Tensor) -> str | None:
         kept, objective = self.final(w), self.objective
-        centred = not isinstance(objective, LinearObjective)
 
         def value() -> float:
             return float(objective.value(kept)[0])
 
-        return find_doubt(objective.rows, self._coordinates, self._loss, kept, value, self._dtype, centred)
+        return find_doubt(objective.design, self._space, objective.loss, kept, value, self._dtype)
 
 
 def _in_a_space(
-    settings: Settings, shape: Shape, earlier: tuple[Tensor, Tensor] | None, seed: Callable[[], int]
-) -> tuple[LinearObjective | DesignObjective | SparseRowObjective, Space, Tensor]:
+    rows: ArrayRows,
+    model: LinearModel,
+    shape: Shape,
+    earlier: tuple[Tensor, Tensor] | None,
+    seed: Callable[[], int],
+) -> tuple[LinearObjective, Space, Tensor]:
     """F of one problem, of the columns or in the space of the rows, the way back to raw coefficients.
 
     Last the weights to start from: those of `earlier` raw coefficients, or 0.
     """
     plan = plan_of(shape)
-    if plan.design == "rows":
-        objective, space = in_row_space(*settings)
-        return objective, space, _start(objective, space, earlier)
     if plan.design == "sparse rows":
-        if (found := sparse_row_space(*settings)) is not None:
-            return *found, found[0].zeros()
+        if (found := sparse_row_space(rows, model)) is not None:
+            objective = LinearObjective(found[0], model.loss)
+            return objective, found[1], objective.zeros()
         plan = plan_of(replace(shape, starts_at_zero=False))
-    of_columns = linear_objective(*settings, plan, seed)
-    return of_columns, of_columns.coordinates, _start(of_columns, of_columns.coordinates, earlier)
-
-
-def _start(
-    objective: Objective, space: Coordinates | RowSpace, earlier: tuple[Tensor, Tensor] | None
-) -> Tensor:
-    return objective.zeros() if earlier is None else space.canonical(space.from_raw(*earlier))
+    space: Coordinates | RowSpace
+    if plan.design == "rows":
+        of_columns, space = in_row_space(rows, model)
+    else:
+        of_columns = linear_objective(rows, model, plan, seed)
+        space = of_columns.design.coordinates
+    start = of_columns.zeros() if earlier is None else space.canonical(space.from_raw(*earlier))
+    return of_columns, space, start
 
 
 def shape_of(rows: ArrayRows, n_outputs: int, fit_intercept: bool, method: Method, **known: Any) -> Shape:
@@ -185,40 +178,29 @@ def regular_C(C: np.ndarray, data: TrainingData, dtype: torch.dtype) -> np.ndarr
 
 
 def linear_objective(
-    rows: ArrayRows,
-    loss: Loss,
-    C: Tensor,
-    n_outputs: int,
-    fit_intercept: bool,
-    plan: Plan,
-    seed: Callable[[], int],
-) -> LinearObjective | DesignObjective:
-    """F of the linear model for each of the P problems in `C`."""
-    shape = (n_outputs, fit_intercept)
-    if plan.design == "plain columns":
-        strength = 1 / (C * rows.weight_sum(C.dtype))
-        plain = Coordinates(None, strength, rows.n_features, *shape, loss.shift_invariant)
-        return MinibatchObjective(rows, loss, C, *shape, plain)
-    if plan.design == "drawn columns":
-        return MinibatchObjective(rows, loss, C, *shape)
+    rows: ArrayRows, model: LinearModel, plan: Plan, seed: Callable[[], int]
+) -> ColumnsObjective:
+    """F of the linear model for each of the P problems of `model`."""
+    loss = model.loss
     if plan.design == "held columns":
-        return small_design(rows, C, loss, *shape)
+        return ColumnsObjective(hold_all(rows, model), loss)
+    if plan.design == "plain columns":
+        plain = model.coordinates(None, rows.n_features, rows.weight_sum(model.C.dtype))
+        return MinibatchObjective(rows, Streamed(rows, model, plain), loss)
     if plan.n_drawn:
-        made = make_batches(rows, C, loss, *shape, plan.n_drawn, seed(), plan.samples == "solved")
-        return LinearObjective(rows, loss, C, *shape, *made)
-    objective = LinearObjective(rows, loss, C, *shape)
-    if plan.samples == "starts":
-        objective.batches = sampled_starts(rows, objective, seed())
-    return objective
+        coordinates, batches = make_batches(rows, model, plan.n_drawn, seed(), plan.samples == "solved")
+        return ColumnsObjective(Streamed(rows, model, coordinates), loss, batches)
+    design = Streamed(rows, model)
+    if plan.design == "drawn columns":
+        return MinibatchObjective(rows, design, loss)
+    batches = sampled_starts(rows, design, model, seed()) if plan.samples == "starts" else []
+    return ColumnsObjective(design, loss, batches)
 
 
-def in_row_space(
-    rows: ArrayRows, loss: Loss, C: Tensor, n_outputs: int, fit_intercept: bool
-) -> tuple[DesignObjective, RowSpace]:
+def in_row_space(rows: ArrayRows, model: LinearModel) -> tuple[ColumnsObjective, RowSpace]:
     """F in the space of the rows, and the way back from there."""
-    B, span = Span.of(rows, C.dtype, fit_intercept)
-    weight_sum = rows.weight_sum(C.dtype)
-    eps, strength = float(torch.finfo(C.dtype).eps), 1 / (C * weight_sum)
-    objective = design(rows, rows.whole()._replace(X=B), strength, loss, n_outputs, fit_intercept, eps)
-    objective.weight_sum = weight_sum
-    return objective, RowSpace(objective.coordinates, span)
+    dtype = model.C.dtype
+    B, span = Span.of(rows, dtype, model.fit_intercept)
+    eps = float(torch.finfo(dtype).eps)
+    held = hold(rows, rows.whole()._replace(X=B), model, rows.weight_sum(dtype), eps)
+    return ColumnsObjective(held, model.loss), RowSpace(held.coordinates, span)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ from torch_logreg._contracts.objective import Factors, Matrices
 from torch_logreg._contracts.rows import Block, Rows
 from torch_logreg._data.products import matmul, rmatmul_deviation, sandwich
 from torch_logreg._linear.moments import Gram, Moments
+from torch_logreg._losses.penalties import L2Penalty
 
 CANCELLED = 1e-8  # of a raw prediction, by rounding of the coefficients
 NOISE = 256.0  # times eps, of an eigenvector of length 1
@@ -21,7 +23,33 @@ NULL_SPACE_FEATURES = 2048  # above it the d x d eigenproblem costs more than th
 FACTORISED_FEATURES = 1024
 
 
-class Coordinates:
+class Space(ABC):
+    """What the weights of a solver stand for, in raw coefficients: those of the columns of X."""
+
+    strength: Tensor  # (P,) of the L2 penalty
+    center: Tensor  # (d,) of the columns; 0 without an intercept
+    spread: Tensor  # (d,) their deviations from it
+    varies: Tensor  # (d,) whether a column says anything
+    plain = False  # whether the columns are taken as they are
+    # Directions (d, r) in which X does not vary though its columns do, orthonormal but for `spread`.
+    directions: Tensor | None = None
+
+    @abstractmethod
+    def to_raw(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients (P, K, d) and intercepts (P, K) for the columns as they are given."""
+
+    @abstractmethod
+    def canonical(self, w: Tensor) -> Tensor:
+        """Return the smallest coefficients that make the same predictions."""
+
+    def rounding(self, w: Tensor, eps: float) -> Tensor:
+        """How much raw predictions differ once coefficients and intercepts are rounded to `eps`, (P,)."""
+        coef, intercept = self.to_raw(w)
+        squares = coef.square() @ (self.center.square() + self.spread.square()) + intercept.square()
+        return eps * squares.amax(dim=1).sqrt()
+
+
+class Coordinates(Space):
     """``w = [coef * scale, intercept + coef @ center]`` for each output, and back.
 
     With ``scale² = variance / 4 + strength`` no diagonal entry of the Hessian exceeds 1, as
@@ -53,9 +81,7 @@ class Coordinates:
     ) -> None:
         self.n_problems, self.n_features, self.n_outputs = len(strength), n_features, n_outputs
         self.strength, self.fit_intercept, self.shift_invariant = strength, fit_intercept, shift_invariant
-        # Directions in which X does not vary though its columns do: raw (d, r), the same orthonormal, and
-        # orthonormal in w (P, d, r).
-        self.directions: Tensor | None = None
+        # The `directions` orthonormal, and orthonormal in w (P, d, r).
         self.null: Tensor | None = None
         self.gauge: Tensor | None = None
         self._spared: Tensor | None = None  # (P, d, r), see `spare`
@@ -86,7 +112,6 @@ class Coordinates:
     # ---- to the columns as they are, and back ----
 
     def to_raw(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients (P, K, d) and intercepts (P, K) for the columns as they are given."""
         coef, shifted = self.split(w)
         coef = coef * self.inverse_scale
         return coef, shifted - coef @ self.center
@@ -97,12 +122,6 @@ class Coordinates:
         coef = torch.where(self.inverse_scale > 0, coef / self.inverse_scale, 0.0)
         return self.join(coef, shifted)
 
-    def rounding(self, w: Tensor, eps: float) -> Tensor:
-        """How much raw predictions differ once coefficients and intercepts are rounded to `eps`, (P,)."""
-        coef, intercept = self.to_raw(w)
-        squares = coef.square() @ (self.center.square() + self.spread.square()) + intercept.square()
-        return eps * squares.amax(dim=1).sqrt()
-
     def split(self, w: Tensor) -> tuple[Tensor, Tensor]:
         w = w.view(self.n_problems, self.n_outputs, -1)
         if self.fit_intercept:
@@ -112,6 +131,17 @@ class Coordinates:
     def join(self, coef: Tensor, shifted: Tensor) -> Tensor:
         w = torch.cat([coef, shifted[..., None]], dim=2) if self.fit_intercept else coef
         return w.reshape(self.n_problems, -1)
+
+    def of_columns(self, features: Tensor, of_intercept: float) -> Tensor:
+        """Numbers of the features (..., d), and that of the intercept if it is fitted: (..., m)."""
+        if not self.fit_intercept:
+            return features
+        return torch.nn.functional.pad(features, (0, 1), value=of_intercept)
+
+    def decay(self, penalty: L2Penalty) -> Tensor:
+        """The diagonal of the penalty's Hessian in w, (P, n_parameters)."""
+        of_column = self.of_columns(penalty.curvature(self.inverse_scale), 0.0)  # (P, 1, m)
+        return of_column.expand(-1, self.n_outputs, -1).reshape(self.n_problems, -1)
 
     def pull_back(self, columns: Tensor, sums: Tensor) -> Tensor:
         """A gradient in raw coefficients (P, K, d) and intercepts (P, K) as one in w."""
@@ -177,7 +207,7 @@ class Coordinates:
         self._spared = torch.where(undecided[:, None, None], spared, 0.0)
 
     def canonical(self, w: Tensor) -> Tensor:
-        """Return the smallest coefficients that make the same predictions.
+        """See `Space`.
 
         Softmax coefficients and intercepts are centred over the classes. Where there is no penalty to see
         to it, directions in which X does not vary (collinear columns) are taken out: the limit of C -> inf.

@@ -8,38 +8,34 @@ from torch import Tensor
 from torch_logreg._contracts.objective import Stochastic
 from torch_logreg._contracts.rows import Block, Drawable
 from torch_logreg._data.products import matmul, rmatmul
-from torch_logreg._linear.coordinates import Coordinates
-from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.design import Part
+from torch_logreg._linear.objective import ColumnsObjective
+from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.losses import Loss
 
 
-class MinibatchObjective(Stochastic, LinearObjective):
-    """A `LinearObjective` over rows that can be drawn, with estimates from some of them."""
+class MinibatchObjective(Stochastic, ColumnsObjective):
+    """F over rows that can be drawn, with estimates from some of them."""
 
     rows: Drawable
+    design: Streamed
 
-    def __init__(
-        self,
-        rows: Drawable,
-        loss: Loss,
-        C: Tensor,
-        n_outputs: int,
-        fit_intercept: bool,
-        coordinates: Coordinates | None = None,
-    ) -> None:
-        LinearObjective.__init__(self, rows, loss, C, n_outputs, fit_intercept, coordinates)
-        self._plain = self.coordinates.plain and self.dtype == rows.dtype
-        self._rows_per_weight = (rows.n_rows / self.weight_sum).to(rows.dtype)[:, None, None]  # (P, 1, 1)
+    def __init__(self, rows: Drawable, design: Streamed, loss: Loss) -> None:
+        ColumnsObjective.__init__(self, design, loss)
+        self.rows, self._plain = rows, design.coordinates.plain and self.dtype == rows.dtype
+        self._rows_per_weight = (rows.n_rows / design.weight_sum).to(rows.dtype)[:, None, None]  # (P, 1, 1)
 
     def batch_value_and_gradient(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
-        coef, intercept = self.coordinates.to_raw(w)
-        factor = self._batch_factor(n_nominal)  # (P, 1)
-        loss, slope = self.loss.value_and_gradient_(self.linear(block, coef, intercept), block.target)
-        penalty, decay = self._penalty(w, coef)
-        value = (block.weights * loss).sum(dim=1, dtype=self.dtype) * factor[:, 0] + penalty
-        slope = slope.mul_((block.weights * factor)[:, None])
-        columns = rmatmul(block.X, slope.flatten(0, 1)).view(coef.shape).to(self.dtype)
-        return value, self.coordinates.pull_back(columns, slope.sum(dim=2, dtype=self.dtype)) + decay
+        design, part = self.design, Part(*block, block.weights[:, None])
+        z = design.predict(part, design.expand(w))
+        loss, slope = self.loss.value_and_gradient_(z, block.target)
+        factor, penalty = self._rows_per_weight / n_nominal, design.penalty_slope(w)
+        value = (block.weights * loss).sum(dim=1, dtype=self.dtype) * factor[:, 0, 0]
+        slope = slope.mul_(part.of_row * factor)
+        columns = rmatmul(block.X, slope.flatten(0, 1)).view(*slope.shape[:2], -1).to(self.dtype)
+        sums = slope.sum(dim=2, dtype=self.dtype)
+        value = value.add_(torch.linalg.vecdot(penalty, w), alpha=0.5)
+        return value, design.coordinates.pull_back(columns, sums) + penalty
 
     def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
         if not self._plain:
@@ -48,24 +44,23 @@ class MinibatchObjective(Stochastic, LinearObjective):
         P, K, d = self.n_problems, self.n_outputs, self.rows.n_features
         flat = w.view(P * K, -1)
         z = matmul(block.X, flat[:, :d])
-        if self.fit_intercept:
+        fit_intercept = self.design.coordinates.fit_intercept
+        if fit_intercept:
             z = z.add_(flat[:, d:])
         slope = self.loss.gradient(z.view(P, K, -1), block.target)
         slope = slope.mul_(block.weights[:, None]).view(P * K, -1)
         gradient = rmatmul(block.X, slope)
-        if self.fit_intercept:
+        if fit_intercept:
             gradient = torch.cat([gradient, slope.sum(dim=1, keepdim=True)], dim=1)
         gradient = gradient.view(P, K, -1)
         if self.loss.shift_invariant:
             gradient = gradient - gradient.mean(dim=1, keepdim=True)
-        penalty = self._decay * w.view(P, K, -1)
+        penalty = (self.design.decay * w).view(P, K, -1)
         return penalty.addcmul_(gradient, self._rows_per_weight, value=1 / n_nominal).view(P, -1)
 
     def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
-        coef, intercept = self.coordinates.to_raw(w)
-        loss, _ = self.loss.value_and_gradient_(self.linear(block, coef, intercept), block.target)
-        value = (block.weights * loss).sum(dim=1, dtype=self.dtype) * self._batch_factor(n_nominal)[:, 0]
-        return value + self._penalty(w, coef)[0]
-
-    def _batch_factor(self, n_nominal: int) -> Tensor:
-        return self._rows_per_weight[:, 0] / n_nominal  # (P, 1)
+        design, part = self.design, Part(*block, block.weights[:, None])
+        loss = self.loss.value(design.predict(part, design.expand(w)), block.target)
+        value = (block.weights * loss).sum(dim=1, dtype=self.dtype)
+        value = value * (self._rows_per_weight[:, 0, 0] / n_nominal)
+        return value.add_(torch.linalg.vecdot(design.penalty_slope(w), w), alpha=0.5)

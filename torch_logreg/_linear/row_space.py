@@ -14,7 +14,7 @@ from torch import Tensor
 from torch_logreg._contracts.rows import Block
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.products import dense_columns, matmul, rmatmul_deviation
-from torch_logreg._linear.coordinates import Coordinates
+from torch_logreg._linear.coordinates import Coordinates, Space
 from torch_logreg._linear.moments import Moments
 from torch_logreg._runtime.limits import limits_of
 
@@ -38,8 +38,7 @@ class Span:
     def __init__(self, block: Block, columns: Moments, basis: Tensor) -> None:
         self._X, self._basis, self._dtype = block.X, basis, block.weights.dtype
         self.center, variance = columns
-        self.varies = variance > 0
-        self.squares = self.center.square() + variance  # mean squares of the columns of X
+        self.varies, self.spread = variance > 0, variance.sqrt()
 
     @classmethod
     def of(cls, rows: ArrayRows, dtype: torch.dtype, fit_intercept: bool) -> tuple[Tensor, Span]:
@@ -65,7 +64,7 @@ class Span:
         return (z - shift[..., None]) @ self._basis, intercept + shift
 
 
-class RowSpace:
+class RowSpace(Space):
     """Coordinates of problems in the space of the rows.
 
     Parameters
@@ -75,14 +74,11 @@ class RowSpace:
     span : Span
     """
 
-    plain = False
-
     def __init__(self, inner: Coordinates, span: Span) -> None:
-        self._inner, self._span = inner, span
-        self.center, self.varies, self.strength = span.center, span.varies, inner.strength
+        self._inner, self._span, self.strength = inner, span, inner.strength
+        self.center, self.spread, self.varies = span.center, span.spread, span.varies
 
     def to_raw(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients (P, K, d) and intercepts (P, K) for the columns of X."""
         return self._span.to_raw(*self._inner.to_raw(w))
 
     def from_raw(self, coef: Tensor, intercept: Tensor) -> Tensor:
@@ -91,11 +87,6 @@ class RowSpace:
 
     def canonical(self, w: Tensor) -> Tensor:
         return self._inner.canonical(w)
-
-    def rounding(self, w: Tensor, eps: float) -> Tensor:
-        """See `Coordinates.rounding`."""
-        coef, intercept = self.to_raw(w)
-        return eps * (coef.square() @ self._span.squares + intercept.square()).amax(dim=1).sqrt()
 
 
 def spanned(inner_products: Tensor) -> tuple[Tensor, Tensor]:

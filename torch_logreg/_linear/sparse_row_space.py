@@ -15,10 +15,11 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Curvature, Curved, Hints
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.sparse import matmul, rmatmul, sparse_pair
-from torch_logreg._losses.losses import Loss
+from torch_logreg._linear.coordinates import Space
+from torch_logreg._linear.design import Design, OfRows, Part
+from torch_logreg._linear.model import LinearModel
 
 MOST_SPREAD = 2.0**20  # of the curvatures of columns, above which scaled ones are the better coordinates
 FAR = 0.999  # of a mean square, of a column that is nearly the same in all rows
@@ -66,39 +67,31 @@ class InnerProducts:
         return product if self._shares is None else product - (product @ self._shares)[:, None]
 
 
-class SparseRowSpace:
-    """What `Coordinates` are to a solver's caller, for a `SparseRowObjective`."""
+class SparseRowSpace(Space):
+    """Coefficients of the columns, of the weights over `SparseRows`."""
 
-    plain = False
-
-    def __init__(self, columns: Columns, products: InnerProducts, objective: SparseRowObjective) -> None:
-        self._columns, self._products, self._objective = columns, products, objective
-        device = objective.rows.device
+    def __init__(self, design: SparseRows, columns: Columns) -> None:
+        self._design, self._transpose = design, columns.transpose
+        device = design.rows.device
         self.center = torch.from_numpy(columns.center).to(device)
-        self._squares = torch.from_numpy(columns.squares).to(device)
-        self.strength, self.varies = objective.strength, self._squares > 0
+        squares = torch.from_numpy(columns.squares).to(device)
+        self.strength, self.varies = design.strength, squares > 0
+        self.spread = (squares - self.center.square()).clamp_(min=0).sqrt_()
 
     def to_raw(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients (1, K, d) and intercepts (1, K) for the columns of X."""
-        a, _, intercept = self._objective.split(w)
-        combined = self._products.centred(a).cpu().numpy()
-        coef = torch.from_numpy((self._columns.transpose @ combined.T).T).to(w.device)[None]
+        a, _, intercept = self._design.split(w)
+        combined = self._design.products.centred(a).cpu().numpy()
+        coef = torch.from_numpy((self._transpose @ combined.T).T).to(w.device)[None]
         return coef, intercept[None] - coef @ self.center
 
     def canonical(self, w: Tensor) -> Tensor:
-        """See `Coordinates.canonical`."""
-        if self._objective.n_outputs == 1:
+        if self._design.n_outputs == 1:
             return w
-        return self._objective.join(*(part - part.mean(dim=0) for part in self._objective.split(w)))
-
-    def rounding(self, w: Tensor, eps: float) -> Tensor:
-        """See `Coordinates.rounding`."""
-        coef, intercept = self.to_raw(w)
-        return eps * (coef.square() @ self._squares + intercept.square()).amax(dim=1).sqrt()
+        return self._design.join(*(part - part.mean(dim=0) for part in self._design.split(w)))
 
 
-class SparseRowObjective(Curved, Hints):
-    """F as a function of ``[a, K a, b]``: who moves in a straight line takes the raw predictions along.
+class SparseRows(Design):
+    """Weights ``[a, K a, b]``: who moves in a straight line takes the raw predictions along.
 
     Steps and line searches then read no rows. As a function of these, F with ``a.T K a`` for its penalty
     has the gradient ``[0, q, sum(r)]`` with r the derivatives by raw predictions and
@@ -111,28 +104,22 @@ class SparseRowObjective(Curved, Hints):
     Graphical Statistics 14(1).
     """
 
-    def __init__(
-        self, rows: ArrayRows, loss: Loss, C: Tensor, n_outputs: int, fit_intercept: bool, columns: Columns
-    ) -> None:
-        self.rows, self.loss, self.fit_intercept, self._target = rows, loss, fit_intercept, rows.target
-        self.dtype, self.n_problems, self.n_outputs = C.dtype, 1, n_outputs
-        self.n_parameters = n_outputs * (2 * rows.n_rows + 1)
-        self.weight_sum = rows.weight_sum(C.dtype)
-        self.strength = 1 / (C * self.weight_sum)  # (1,)
-        self._shares = rows.weights.to(C.dtype) / self.weight_sum  # (1, n)
-        self.products = InnerProducts(columns, self._shares[0].cpu().numpy(), fit_intercept, rows)
+    n_problems = 1
+
+    def __init__(self, rows: ArrayRows, model: LinearModel, columns: Columns) -> None:
+        self.rows, self.dtype, self._fit_intercept = rows, model.C.dtype, model.fit_intercept
+        self.eps = float(torch.finfo(self.dtype).eps)
+        self.n_outputs = model.n_outputs
+        self.n_parameters = model.n_outputs * (2 * rows.n_rows + 1)
+        self.weight_sum = rows.weight_sum(self.dtype)
+        self.strength = model.penalty(self.weight_sum).strength  # (1,)
+        shares = rows.weights.to(self.dtype) / self.weight_sum  # (1, n)
+        self._part = Part(None, rows.target, shares, shares[:, None])
+        self.products = InnerProducts(columns, shares[0].cpu().numpy(), model.fit_intercept, rows)
         # A gradient by raw predictions is as large as one by scaled columns that one row has.
         self._unit = 2 * rows.n_rows**0.5
         # The intercept's curvature, next to that of the columns.
         self._of_intercept = float(columns.squares.max())
-
-    @property
-    def eps(self) -> float:
-        return float(torch.finfo(self.dtype).eps)
-
-    @property
-    def hints(self) -> SparseRowObjective:
-        return self
 
     def split(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The weights ``a`` (K, n), ``K a`` in units of `_unit`, and ``b`` (K,)."""
@@ -142,77 +129,52 @@ class SparseRowObjective(Curved, Hints):
     def join(self, a: Tensor, predictions: Tensor, intercept: Tensor) -> Tensor:
         return torch.cat([a, predictions, intercept[:, None]], dim=1).view(1, -1)
 
-    def _linear(self, w: Tensor) -> Tensor:
-        """Raw predictions (1, K, n)."""
-        _, predictions, intercept = self.split(w)
+    def parts(self) -> tuple[Part]:
+        return (self._part,)  # without a look at the rows
+
+    def expand(self, w: Tensor, every: int = 1) -> Tensor:
+        return w
+
+    def predict(self, part: Part, expanded: Tensor) -> Tensor:
+        _, predictions, intercept = self.split(expanded)
         return torch.add(intercept[:, None], predictions, alpha=self._unit)[None]
 
-    def _gradient(self, r: Tensor, a: Tensor) -> Tensor:
-        """``[0, q, sum(r)]``."""
-        q = torch.addcmul(r, a, self.strength).mul_(self._unit)
-        return self.join(torch.zeros_like(a), q, r.sum(dim=1) * self.fit_intercept)
+    def mean(self, sums: list[Tensor]) -> Tensor:
+        return sums[0]
 
-    def value(self, w: Tensor) -> Tensor:
-        return self.value_and_gradient(w)[0]
+    def pull_back(self, residuals: OfRows, plus: Tensor) -> Tensor:
+        ((_, r),) = residuals
+        r = r[0]
+        of_intercept = r.sum(dim=1) * self._fit_intercept
+        return self.join(torch.zeros_like(r), r * self._unit, of_intercept).add_(plus)
 
-    def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        a, predictions, _ = self.split(w)
-        loss, slope = self.loss.value_and_gradient_(self._linear(w), self._target)
-        penalty = 0.5 * self._unit * self.strength * torch.sum(a * predictions)
-        value = torch.linalg.vecdot(self._shares, loss) + penalty
-        return value, self._gradient(slope[0] * self._shares, a)
-
-    def reach(self, direction: Tensor) -> Tensor:
-        return (self._linear(direction).abs_().amax(dim=1) * (self._shares > 0)).amax(dim=1)
+    def penalty_slope(self, w: Tensor) -> Tensor:
+        a, _, intercept = self.split(w)
+        slope = a * (self.strength * self._unit)
+        return self.join(torch.zeros_like(a), slope, torch.zeros_like(intercept))
 
     def natural(self, gradient: Tensor) -> Tensor:
         _, q, of_intercept = self.split(gradient)
         q = q / self._unit
         return self.join(q, self.products.times(q).div_(self._unit), of_intercept * self._of_intercept)
 
-    def curvature(self, w: Tensor) -> SparseRowCurvature:
-        return SparseRowCurvature(self, w)
 
-    def fisher_operator(self, w: Tensor) -> Callable[[Tensor], Tensor]:
-        """Products with the weighted Fisher matrices of rows."""
-        return self.loss.fisher_operator(self.loss.fisher(self._linear(w)), self._shares)
-
-    def curved(self, of_rows: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
-        """What a step `v` changes the gradient by, with the `fisher_operator` of the rows."""
-        return self._gradient(of_rows(self._linear(v))[0], self.split(v)[0])
-
-    def select(self, problems: np.ndarray) -> None:
-        """There is but one problem."""
-
-
-class SparseRowCurvature(Curvature):
-    """The Fisher matrix of a `SparseRowObjective`: steps along it are all that has a meaning here."""
-
-    def __init__(self, objective: SparseRowObjective, w: Tensor) -> None:
-        self._objective, self._of_rows = objective, objective.fisher_operator(w)
-
-    def product(self, v: Tensor) -> Tensor:
-        return self._objective.curved(self._of_rows, v)
-
-
-def sparse_row_space(
-    rows: ArrayRows, loss: Loss, C: Tensor, n_outputs: int, fit_intercept: bool
-) -> tuple[SparseRowObjective, SparseRowSpace] | None:
-    """F in the space of the rows and the way back, or None where columns are the better space."""
+def sparse_row_space(rows: ArrayRows, model: LinearModel) -> tuple[SparseRows, SparseRowSpace] | None:
+    """The design of the rows' space and the way back, or None where columns are the better space."""
     X = rows.sparse
     if X is None:
         return None
     shares = (rows.weights[0] / rows.weights.sum()).cpu().numpy()
     columns = by_column(X, shares, rows.check_finite)
     used = columns.squares > 0
-    curve = columns.squares[used] / 4 + float(1 / (C * rows.weight_sum(C.dtype)))
+    curve = columns.squares[used] / 4 + float(model.penalty(rows.weight_sum(model.C.dtype)).strength)
     if not used.any() or curve.max() > MOST_SPREAD * curve.min():
         return None
     if (columns.center**2 > FAR * columns.squares).any(where=used):
         return None
-    objective = SparseRowObjective(rows, loss, C, n_outputs, fit_intercept, columns)
-    kept = columns if fit_intercept else columns._replace(center=np.zeros_like(columns.center))
-    return objective, SparseRowSpace(kept, objective.products, objective)
+    design = SparseRows(rows, model, columns)
+    kept = columns if model.fit_intercept else columns._replace(center=np.zeros_like(columns.center))
+    return design, SparseRowSpace(design, kept)
 
 
 def by_column(

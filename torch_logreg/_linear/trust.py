@@ -10,10 +10,9 @@ from torch import Tensor
 from torch_logreg._contracts.rows import Rows
 from torch_logreg._data.products import holds_below, matmul
 from torch_logreg._data.samples import HeldRows
-from torch_logreg._linear.coordinates import Coordinates
+from torch_logreg._linear.coordinates import Coordinates, Space
+from torch_logreg._linear.design import Design
 from torch_logreg._linear.moments import Moments, moments
-from torch_logreg._linear.row_space import RowSpace
-from torch_logreg._linear.sparse_row_space import SparseRowSpace
 from torch_logreg._losses.losses import Loss
 
 # Of a raw prediction, by rounding of the coefficients: about 1e-3 of a probability.
@@ -27,38 +26,27 @@ NOISE = 16.0  # times the rounding of the columns: what is no more says nothing
 
 
 def find_doubt(
-    rows: Rows,
-    coordinates: Coordinates | RowSpace | SparseRowSpace,
-    loss: Loss,
-    w: Tensor,
-    value: Callable[[], float],
-    kept: torch.dtype,
-    centred: bool,
+    design: Design, space: Space, loss: Loss, w: Tensor, value: Callable[[], float], kept: torch.dtype
 ) -> str | None:
     """Why the solution `w` of one problem is not to be trusted: a key of `REASONS`, or None.
 
-    `value` is F there, and `kept` the dtype in which the coefficients are kept. The columns were `centred`
-    if sums over the rows were never those of columns as they are.
+    `value` is F there, and `kept` the dtype in which the coefficients are kept.
     """
+    rows, directions = design.rows, space.directions
     if kept != torch.float64:
-        if bool(coordinates.rounding(w, torch.finfo(kept).eps) > ROUNDING):
+        if bool(space.rounding(w, torch.finfo(kept).eps) > ROUNDING) or design.loses_gradients():
             return "rounding"
-        if not centred and isinstance(coordinates, Coordinates) and _loses_gradients(rows, coordinates):
-            return "rounding"
-    free = bool((coordinates.strength == 0).all())  # a penalty would take the coefficients of tiny columns
-    if free and not coordinates.plain and not bool(coordinates.varies.all()):
-        unseen = ~coordinates.varies
+    free = bool((space.strength == 0).all())  # a penalty would take the coefficients of tiny columns
+    if free and not space.plain and not bool(space.varies.all()):
+        unseen = ~space.varies
         if any(holds_below(block.X, unseen, SQUARE_ROOT_OF_TINY) for block in rows.blocks()):
             return "underflow"
-    if not isinstance(coordinates, Coordinates):  # of the rows' space: X varies along all that is left
-        return None
-    directions = coordinates.directions
-    if directions is not None and _left_to_gain(rows, coordinates, directions.T, loss, w) > LEFT * value():
+    if directions is not None and _left_to_gain(rows, space, directions.T, loss, w) > LEFT * value():
         return "collinear"
     return None
 
 
-def _loses_gradients(rows: Rows, coordinates: Coordinates) -> bool:
+def loses_gradients(rows: Rows, coordinates: Coordinates) -> bool:
     """Whether gradients of columns far from 0 for what they vary are lost among rounding errors.
 
     One is the sum of the residuals times the column, of which only the part that varies is left in the end.
@@ -81,7 +69,7 @@ def _loses_gradients(rows: Rows, coordinates: Coordinates) -> bool:
     return is_far(moments(rows, rows.weight_sum(exact), fit_intercept=True))
 
 
-def _left_to_gain(rows: Rows, coordinates: Coordinates, directions: Tensor, loss: Loss, w: Tensor) -> float:
+def _left_to_gain(rows: Rows, space: Space, directions: Tensor, loss: Loss, w: Tensor) -> float:
     """Estimate the gain of a Newton step along directions that were taken for none: nearly collinear columns.
 
     `directions` (r, d) are raw, and of unit length among scaled columns. One counts if the columns differ
@@ -89,8 +77,8 @@ def _left_to_gain(rows: Rows, coordinates: Coordinates, directions: Tensor, loss
     lost among the rounding errors of the Fisher matrix.
     """
     eps = torch.finfo(rows.dtype).eps
-    shift = directions @ coordinates.center
-    coef, intercept = coordinates.to_raw(w)
+    shift = directions @ space.center
+    coef, intercept = space.to_raw(w)
     zero = w.new_zeros(())
     square, slopes, curves, total = zero, zero, zero, zero
     for block in rows.blocks():
@@ -104,9 +92,9 @@ def _left_to_gain(rows: Rows, coordinates: Coordinates, directions: Tensor, loss
         total = total + weights.sum()
     total = rows.total(total)
     rms = (rows.total(square) / total).sqrt()
-    strength = coordinates.strength[0]
+    strength = space.strength[0]
     slopes = rows.total(slopes) / total + strength * coef[0] @ directions.T
     curves = rows.total(curves) / total + strength * directions.square().sum(dim=1)
-    level = eps * (1 + (coordinates.center / coordinates.spread).abs().max()) * len(coordinates.spread) ** 0.5
+    level = eps * (1 + (space.center / space.spread).abs().max()) * len(space.spread) ** 0.5
     gain = torch.where(rms > NOISE * level, slopes.square() / (2 * curves), 0.0)
     return float(gain.sum())

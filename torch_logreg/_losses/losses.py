@@ -210,12 +210,11 @@ def fisher_diagonal_at(slope: Tensor) -> Tensor:
     return torch.addcmul(wrong, wrong, wrong, value=-1)
 
 
-def outputs_factor(loss: Loss, fisher: Tensor, of_row: Tensor, weights: Tensor) -> Tensor:
+def outputs_factor(factors: Tensor | None, of_row: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum over rows of the Fisher matrices of their outputs, (P, K, K).
 
-    `of_row` (P, K, n) is their diagonal times `weights` (1 or P, n).
+    `of_row` (P, K, n) is their diagonal times `weights` (1 or P, n), and the rest of `fisher_factors`.
     """
-    factors = loss.fisher_factors(fisher)
     diagonal = of_row.sum(dim=2)
     if factors is None:
         return torch.diag_embed(diagonal)

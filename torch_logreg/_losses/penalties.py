@@ -16,17 +16,11 @@ class L2Penalty(NamedTuple):
 
     strength: Tensor
 
-    def value(self, coef: Tensor) -> Tensor:
-        return 0.5 * self.strength * coef.square().sum(dim=(1, 2))  # (P, K, d) -> (P,)
+    def curvature(self, scale: Tensor) -> Tensor:
+        """The diagonal of the Hessian, which has nothing else, in ``coef / scale``: as large as `scale`."""
+        strength = self.strength.view(-1, *[1] * (scale.dim() - 1))
+        return scale * (scale * strength)  # the square of a scale alone may overflow
 
-    def gradient(self, coef: Tensor) -> Tensor:
-        return self.strength[:, None, None] * coef  # (P, K, d)
-
-    def curvature(self, coef: Tensor) -> Tensor:
-        """Diagonal of the Hessian, which has nothing else."""
-        return self.strength[:, None, None].expand_as(coef)  # (P, K, d)
-
-
-def alike(strength: Tensor) -> bool:
-    """Whether there are several problems, all with a penalty: one factor of the columns can serve all."""
-    return len(strength) > 1 and bool((strength > 0).all())
+    def alike(self) -> bool:
+        """Whether there are several problems, all with a penalty: one factor of the columns can serve all."""
+        return len(self.strength) > 1 and bool((self.strength > 0).all())

@@ -31,9 +31,11 @@ from torch_logreg._fit.plan import (
 )
 from torch_logreg._fit.present import Present
 from torch_logreg._linear.coordinates import Coordinates, Moved, for_problems
-from torch_logreg._linear.held import DesignObjective, small_design
-from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.held import hold_all
+from torch_logreg._linear.model import LinearModel
+from torch_logreg._linear.objective import ColumnsObjective
 from torch_logreg._linear.row_space import Span
+from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.losses import LOSSES, Loss
 from torch_logreg._runtime.devices import supports_float64
 from torch_logreg._runtime.out_of_memory import check_room
@@ -187,10 +189,9 @@ class PathSolver:
 
     def _on_all_rows(self, path: Path, Cs: np.ndarray, chunk: np.ndarray) -> _AllRows:
         rows = self.rows(len(chunk))
-        C = torch.tensor(Cs[chunk], dtype=self.exact, device=self.device)
         plan = plan_of(self._shape(len(chunk)))
-        objective = linear_objective(rows, self.loss, C, self.K, self.fit_intercept, plan, self.seed)
-        coordinates = objective.coordinates
+        objective = linear_objective(rows, self._model(Cs[chunk]), plan, self.seed)
+        coordinates = objective.design.coordinates
         before = np.maximum(chunk - len(chunk), 0)  # of the chunk before, for the first: zeros
         w = self._weights(coordinates, path.coef[-1, before], path.intercept[-1, before])
 
@@ -205,6 +206,10 @@ class PathSolver:
         w = coordinates.canonical(solution.w)
         self._keep(path, coordinates, solution, [len(self.counts)], chunk)
         return _AllRows(objective, w)
+
+    def _model(self, Cs: np.ndarray) -> LinearModel:
+        C = torch.tensor(Cs, dtype=self.exact, device=self.device)
+        return LinearModel(self.loss, C, self.K, self.fit_intercept)
 
     def _solver(self, objective: Factorable) -> Solver[Factorable]:
         return self.make_solver(**natural_settings(objective) if self.natural else {})
@@ -238,21 +243,22 @@ class PathSolver:
         strength, eps = 1 / (C * weight_sums.mean()), float(torch.finfo(self.dtype).eps)
         shape = self._shape(len(chunk) * n_folds)
         own = not self.natural or has_own_metrics(shape)
-        here = common.objective.coordinates
+        here = common.objective.design.coordinates
         metric = None if own else common.metric(shape, for_problems(here, strength, eps))
         rows = FoldRows(
             self.rows(len(chunk) * n_folds), self.on_device[3], self._index(np.tile(folds, len(chunk)))
         )
-        C, settings = C.repeat_interleave(n_folds), (self.K, self.fit_intercept)
+        model = self._model(Cs[chunk].repeat(n_folds))
         raw = [array[-1, chunk].repeat(n_folds, axis=0) for array in path[:2]]
         if metric is None and choose(DESIGNS, shape) == "held columns":
-            design = small_design(rows, C, self.loss, *settings)
-            w = self._weights(design.coordinates, *raw)
-            solution = self._solver(design).minimize(design, w, _go_on)
-            self._keep(path, design.coordinates, solution, folds, chunk)
+            held = hold_all(rows, model)
+            objective = ColumnsObjective(held, self.loss)
+            w = self._weights(held.coordinates, *raw)
+            solution = self._solver(objective).minimize(objective, w, _go_on)
+            self._keep(path, held.coordinates, solution, folds, chunk)
             return
         coordinates = for_problems(here, strength.repeat_interleave(n_folds), eps)
-        objective = LinearObjective(rows, self.loss, C, *settings, coordinates)
+        objective = ColumnsObjective(Streamed(rows, model, coordinates), self.loss)
         w = self._weights(coordinates, *raw)
         if metric is None:
             solution = self._solver(objective).minimize(objective, w, _go_on)
@@ -326,7 +332,7 @@ def _solve_narrow(solver: PathSolver, present: Present, Cs: np.ndarray) -> Path:
 class _AllRows(NamedTuple):
     """The solution on all rows, from which folds start."""
 
-    objective: LinearObjective | DesignObjective
+    objective: ColumnsObjective
     w: Tensor  # (n_Cs, n_parameters)
 
     def metric(self, shape: Shape, coordinates: Coordinates) -> Cholesky | Kronecker | None:
@@ -337,11 +343,11 @@ class _AllRows(NamedTuple):
         )
         if kind == "cholesky":
             cholesky = Cholesky(objective)
-            cholesky.set(Moved(sample.curvature(self.w), objective.coordinates, coordinates))
+            cholesky.set(Moved(sample.curvature(self.w), objective.design.coordinates, coordinates))
             return cholesky
         if kind == "products":
             return None
         kronecker, rough = Kronecker(objective, sample, n_rows), sample.rough()
         curvature = rough.curvature(self.w.to(rough.dtype))
-        kronecker.set(Moved(curvature, objective.coordinates, coordinates))
+        kronecker.set(Moved(curvature, objective.design.coordinates, coordinates))
         return kronecker
