@@ -20,7 +20,9 @@ import torch
 
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.model import LinearModel
+from torch_logreg._linear.objective import ColumnsObjective
+from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.losses import LOSSES
 
 MOST_SUMS, MOST_PASSES = 4, 6  # what is meant to be kept
@@ -31,7 +33,8 @@ def seconds(X: np.ndarray, y: np.ndarray, repeats: int) -> tuple[float, float]:
     features, loss = torch.from_numpy(X), LOSSES["binary"]
     target = loss.encode(torch.from_numpy(y), features.dtype)
     rows = ArrayRows(features, target, torch.ones((1, len(X)), dtype=features.dtype), 1)
-    objective = LinearObjective(rows, loss, torch.ones(1, dtype=torch.float64), 1, True)
+    model = LinearModel(loss, torch.ones(1, dtype=torch.float64), n_outputs=1, fit_intercept=True)
+    objective = ColumnsObjective(Streamed(rows, model), loss)
     w = torch.linspace(-0.1, 0.1, objective.n_parameters, dtype=torch.float64)[None]
     calls = {
         "pass": partial(harness.timed, partial(objective.value_and_gradient, w)),

@@ -13,15 +13,17 @@ import torch
 from torch import nn
 
 import torch_logreg
+from helpers.objectives import held_objective, streamed_objective
 from torch_logreg._contracts.objective import Curved, Factorable, Fisher, Hints, Objective, Stochastic
 from torch_logreg._contracts.rows import Drawable, Gatherable, Rows
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
 from torch_logreg._data.samples import HeldRows, SampledRows
-from torch_logreg._linear.held import small_design
 from torch_logreg._linear.minibatches import MinibatchObjective
+from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.objective import LinearObjective
-from torch_logreg._linear.sparse_row_space import SparseRowObjective, by_column
+from torch_logreg._linear.sparse_row_space import SparseRows, by_column
+from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.criteria import resolve_criterion
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._modules.objective import ModuleObjective
@@ -67,21 +69,23 @@ ROWS = {
 
 
 def linear():
-    return LinearObjective(fold_rows(), LOSS, ONE.expand(2), 1, True)
+    return streamed_objective(fold_rows(), LOSS, ONE.expand(2), 1, True)
 
 
 def minibatches():
-    return MinibatchObjective(array_rows(WEIGHTS[:1]), LOSS, ONE, 1, True)
+    rows = array_rows(WEIGHTS[:1])
+    return MinibatchObjective(rows, Streamed(rows, LinearModel(LOSS, ONE, 1, True)), LOSS)
 
 
 def held():
-    return small_design(array_rows(WEIGHTS[:1]), ONE, LOSS, 1, True)
+    return held_objective(array_rows(WEIGHTS[:1]), LOSS, ONE, 1, True)
 
 
 def of_sparse_rows():
     rows = array_rows(WEIGHTS[:1], sparse=True)
     shares = WEIGHTS[0] / WEIGHTS[0].sum()
-    return SparseRowObjective(rows, LOSS, ONE, 1, True, by_column(rows.sparse, shares, rows.check_finite))
+    columns = by_column(rows.sparse, shares, rows.check_finite)
+    return LinearObjective(SparseRows(rows, LinearModel(LOSS, ONE, 1, True), columns), LOSS)
 
 
 def of_a_module():

@@ -10,11 +10,9 @@ import scipy.sparse
 import torch
 from torch import nn
 
+from helpers.objectives import held_objective, sparse_rows_objective, streamed_objective
 from torch_logreg._contracts.objective import Objective
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._linear.held import small_design
-from torch_logreg._linear.objective import LinearObjective
-from torch_logreg._linear.sparse_row_space import sparse_row_space
 from torch_logreg._losses.criteria import resolve_criterion
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._modules.build import build_module
@@ -44,20 +42,18 @@ def _settings(loss: str, n_problems: int = 2) -> tuple:
 
 
 def in_passes(loss: str, X) -> Objective:
-    return LinearObjective(_rows(loss, X), *_settings(loss), True)
+    return streamed_objective(_rows(loss, X), *_settings(loss), True)
 
 
 def held(loss: str) -> Objective:
     rule, C, n_outputs = _settings(loss)
-    return small_design(_rows(loss, _dense()), C, rule, n_outputs, True)
+    return held_objective(_rows(loss, _dense()), rule, C, n_outputs, True)
 
 
 def in_the_space_of_the_rows(loss: str) -> Objective:
     X = scipy.sparse.random_array((1_100, 11_050), density=2e-3, format="csr", rng=np.random.default_rng(0))
     rule, C, n_outputs = _settings(loss, 1)
-    found = sparse_row_space(_rows(loss, X, 1), rule, C, n_outputs, True)
-    assert found is not None
-    return found[0]
+    return sparse_rows_objective(_rows(loss, X, 1), rule, C, n_outputs, True)[0]
 
 
 def of_a_module(loss: str) -> Objective:

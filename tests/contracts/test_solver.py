@@ -13,10 +13,11 @@ from torch import Tensor
 
 from helpers import optima
 from helpers.counted import CountedRows, Data
+from helpers.objectives import streamed_objective
 from torch_logreg._contracts.objective import Fisher
 from torch_logreg._contracts.solver import Iteration, Solution
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.objective import ColumnsObjective
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._solvers.conjugate_gradients import conjugate_gradient
 from torch_logreg._solvers.registry import SOLVERS
@@ -55,7 +56,9 @@ def _best(loss: str, kind: str, separable: bool, C: float) -> optima.Optimum:
     return optima.solve(data.X, data.codes, data.n_classes, C, data.weight)
 
 
-def _objective(loss: str, data: Data, C: list[float], kind: str = "dense", rows=ArrayRows) -> LinearObjective:
+def _objective(
+    loss: str, data: Data, C: list[float], kind: str = "dense", rows=ArrayRows
+) -> ColumnsObjective:
     rule, dtype = LOSSES[loss], KINDS[kind]
     K = rule.n_outputs(_n_classes(loss))
     made = rows(
@@ -64,15 +67,15 @@ def _objective(loss: str, data: Data, C: list[float], kind: str = "dense", rows=
         torch.from_numpy(data.weight)[None].to(dtype),
         len(C) * K,
     )
-    return LinearObjective(made, rule, torch.tensor(C, dtype=torch.float64), K, True)
+    return streamed_objective(made, rule, torch.tensor(C, dtype=torch.float64), K, True)
 
 
-def _zero(objective: LinearObjective) -> Tensor:
+def _zero(objective: ColumnsObjective) -> Tensor:
     return torch.zeros(objective.n_problems, objective.n_parameters, dtype=objective.dtype)
 
 
 def _minimize(
-    solver: str, objective: LinearObjective, w: Tensor | None = None, tol: float = 1e-5, max_iter: int = 300
+    solver: str, objective: ColumnsObjective, w: Tensor | None = None, tol: float = 1e-5, max_iter: int = 300
 ) -> tuple[Solution, list[Iteration]]:
     iterations: list[Iteration] = []
     minimizer = SOLVERS[solver].make(max_iter=max_iter, tol=tol)
@@ -81,7 +84,7 @@ def _minimize(
 
 
 def _excess(
-    objective: LinearObjective, solution: Solution, loss: str, kind: str, C: float, separable: bool = False
+    objective: ColumnsObjective, solution: Solution, loss: str, kind: str, C: float, separable: bool = False
 ) -> float:
     """Relative distance of the first problem from the optimum of its C, judged by the oracle."""
     data, best = _data(loss, kind, separable), _best(loss, kind, separable, C)

@@ -1,4 +1,4 @@
-"""What a `LinearObjective` tells of few of its rows, for Newton directions by conjugate gradients."""
+"""What a `ColumnsObjective` tells of few of its rows, for Newton directions by conjugate gradients."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import pytest
 import scipy.sparse
 import torch
 
+from helpers.objectives import predictions, streamed_objective
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._linear.objective import ACTIVE, SKETCHED, LinearObjective
+from torch_logreg._linear.objective import ACTIVE, SKETCHED, ColumnsObjective
 from torch_logreg._losses.losses import LOSSES
 
 losses = pytest.mark.parametrize("loss", LOSSES)
@@ -23,7 +24,7 @@ def objective_of(
     C: tuple[float, ...] = (0.5,),
     fit_intercept: bool = True,
     sparse: bool = False,
-) -> LinearObjective:
+) -> ColumnsObjective:
     rng = np.random.default_rng(0)
     X, codes, rule = (
         rng.normal(size=(n, d)) * [1 + j % 3 for j in range(d)],
@@ -35,18 +36,18 @@ def objective_of(
     features = scipy.sparse.csr_array(X) if sparse else torch.from_numpy(X)
     given = torch.from_numpy(np.ones(n) if weights is None else weights)[None]
     rows = ArrayRows(features, rule.encode(torch.from_numpy(codes), torch.float64), given, len(C) * K)
-    return LinearObjective(rows, rule, torch.tensor(C, dtype=torch.float64), K, fit_intercept)
+    return streamed_objective(rows, rule, torch.tensor(C, dtype=torch.float64), K, fit_intercept)
 
 
-def somewhere(objective: LinearObjective, size: float = 1.0) -> torch.Tensor:
+def somewhere(objective: ColumnsObjective, size: float = 1.0) -> torch.Tensor:
     shape = (objective.n_problems, objective.n_parameters)
     return size * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def information_of(objective: LinearObjective, w: torch.Tensor) -> torch.Tensor:
+def information_of(objective: ColumnsObjective, w: torch.Tensor) -> torch.Tensor:
     """The weighted trace of each row's Fisher matrix."""
     (block,) = objective.rows.blocks()
-    z = objective.linear(block, *objective.coordinates.to_raw(w))[0]
+    z = predictions(objective, w)[0]
     p = torch.sigmoid(z) if objective.n_outputs == 1 else torch.softmax(z, dim=0)
     return (p * (1 - p)).sum(dim=0) * block.weights[0]
 
@@ -71,11 +72,8 @@ def test_active_rows_are_the_fewest_that_hold_the_part(part, fit_intercept, loss
     only = torch.zeros(60, dtype=torch.float64)
     only[chosen] = torch.from_numpy(weights)[chosen]
     few = objective_of(loss, weights=only.numpy(), fit_intercept=fit_intercept)
-    few.coordinates, few.penalty, few.weight_sum = (
-        objective.coordinates,
-        objective.penalty,
-        objective.weight_sum,
-    )
+    few.design.coordinates, few.design.decay = objective.coordinates, objective.design.decay
+    few.design.weight_sum = objective.design.weight_sum
     v = somewhere(objective, 0.3)
     expected = few.curvature(w).product(v)
     torch.testing.assert_close(active.curvature(w).product(v), expected, rtol=1e-12, atol=1e-12)
@@ -102,7 +100,7 @@ def test_a_sketch_of_all_rows_of_equal_information_is_the_fisher_matrix(weights,
     objective = objective_of("binary", len(weights), d, weights, fit_intercept=fit_intercept)
     w = torch.zeros(1, objective.n_parameters, dtype=torch.float64)
     sample = objective.sketch(w, 3).rows  # rows without weight are never drawn
-    matrix = objective.curvature(w).matrix()[0] - torch.diag(objective.decay()[0])
+    matrix = objective.curvature(w).matrix()[0] - torch.diag(objective.design.decay[0])
     assert sample.shape == (3, objective.n_parameters)
     torch.testing.assert_close(sample.T @ sample, matrix, rtol=1e-10, atol=1e-14)
 
@@ -145,7 +143,6 @@ def test_decay_is_what_the_penalty_adds_to_the_fisher_matrix(fit_intercept, loss
     objective = objective_of(loss, C=C, fit_intercept=fit_intercept)
     free = objective_of(loss, C=C, fit_intercept=fit_intercept)
     w = somewhere(objective)
-    penalty = free.penalty
-    free.penalty = type(penalty)(torch.zeros_like(penalty.strength))
+    free.design.decay = torch.zeros_like(free.design.decay)
     difference = objective.curvature(w).matrix() - free.curvature(w).matrix()
-    torch.testing.assert_close(difference, torch.diag_embed(objective.decay()), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(difference, torch.diag_embed(objective.design.decay), rtol=1e-9, atol=1e-12)

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from helpers import optima
+from helpers.objectives import held_objective
 from torch_logreg._contracts.solver import Iteration, Solution
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._linear.coordinates import gram
-from torch_logreg._linear.held import DesignObjective, design, small_design
-from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.held import hold
+from torch_logreg._linear.model import LinearModel
+from torch_logreg._linear.objective import ColumnsObjective
+from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._solvers.registry import SOLVERS
 
@@ -75,28 +78,31 @@ def _small(
     C: list[float],
     fit_intercept: bool = True,
     dtype: torch.dtype = torch.float64,
-) -> DesignObjective:
+) -> ColumnsObjective:
     rule, strength = LOSSES[loss], torch.tensor(C, dtype=torch.float64)
     rows = _rows(loss, data, len(C), dtype)
-    return small_design(rows, strength, rule, rule.n_outputs(data.n_classes), fit_intercept)
+    return held_objective(rows, rule, strength, rule.n_outputs(data.n_classes), fit_intercept)
 
 
 def _pair(
     loss: str, data: Data, C: list[float], fit_intercept: bool = True
-) -> tuple[LinearObjective, DesignObjective]:
+) -> tuple[ColumnsObjective, ColumnsObjective]:
     """In the same coordinates."""
     rule, inverse = LOSSES[loss], torch.tensor(C, dtype=torch.float64)
-    rows, shape = _rows(loss, data, len(C)), (rule.n_outputs(data.n_classes), fit_intercept)
-    linear = LinearObjective(rows, rule, inverse, *shape)
-    strength = linear.penalty.strength
-    return linear, design(rows, rows.whole(), strength, rule, *shape, 1e-16, linear.coordinates)
+    rows, model = (
+        _rows(loss, data, len(C)),
+        LinearModel(rule, inverse, rule.n_outputs(data.n_classes), fit_intercept),
+    )
+    streamed = Streamed(rows, model)
+    held = hold(rows, rows.whole(), model, streamed.weight_sum, 1e-16, streamed.coordinates)
+    return ColumnsObjective(streamed, rule), ColumnsObjective(held, rule)
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def _weights_at(objective: LinearObjective | DesignObjective, seed: int = 0) -> Tensor:
+def _weights_at(objective: ColumnsObjective, seed: int = 0) -> Tensor:
     return _random(objective.n_problems, objective.n_parameters, seed=seed)
 
 
@@ -114,7 +120,7 @@ def test_a_design_is_the_objective_in_passes_over_the_rows(loss, fit_intercept, 
         data = data._replace(X=_collinear(data.X))
     linear, held = _pair(loss, data, C, fit_intercept)
     assert (held.n_problems, held.n_outputs) == (linear.n_problems, linear.n_outputs)
-    assert (held.n_parameters, held.dtype, held.n_rows) == (linear.n_parameters, linear.dtype, 80)
+    assert (held.n_parameters, held.dtype, held.design.n_rows) == (linear.n_parameters, linear.dtype, 80)
     w, v = _weights_at(linear), _weights_at(linear, seed=1)
     of_linear, of_held = linear.curvature(w), held.curvature(w)
     # Sums of 80 numbers in another order, of columns that differ by 1e9.
@@ -145,7 +151,7 @@ def test_the_value_is_the_oracles_objective_divided_by_C_and_the_weight_sum(
     weights = np.broadcast_to(data.weight, (len(C), 80))
     for p, C_p in enumerate(C):
         expected = optima.objective(coef[p], intercept[p], data.X, data.codes, C_p, weights[p])
-        assert float(objective.weight_sum.expand(len(C))[p]) == weights[p].sum()
+        assert float(objective.design.weight_sum.expand(len(C))[p]) == weights[p].sum()
         expected /= weights[p].sum() * (C_p if np.isfinite(C_p) else 1.0)
         for value in values:  # in float64 also for float32 rows, which are exact here
             assert float(value[p]) == pytest.approx(expected, rel=1e-12)
@@ -225,13 +231,13 @@ def test_gram_is_that_of_the_columns_in_deviations(loss, fit_intercept):
     data = _data(loss)
     linear, held = _pair(loss, data, [1.0], fit_intercept)
     expected = gram(linear.rows, linear.coordinates).matrix() / data.weight.sum()
-    torch.testing.assert_close(held.gram().matrix(), expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(held.design.gram().matrix(), expected, rtol=1e-12, atol=1e-13)
     few = data.weight[:30] / data.weight.sum()
     columns = (data.X[:30] - linear.coordinates.center.numpy()) / linear.coordinates.spread.numpy()
     covered = (columns.T * few) @ columns
     if fit_intercept:
         covered -= np.outer(few @ columns, few @ columns) / few.sum()
-    np.testing.assert_allclose(held.gram(30).matrix().numpy(), covered, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(held.design.gram(30).matrix().numpy(), covered, rtol=1e-12, atol=1e-13)
 
 
 # ---- other objectives made of it ----
@@ -273,10 +279,11 @@ def test_the_first_rows_are_an_objective_of_their_own(loss, fit_intercept):
     rows = _rows(loss, data, 2)
     block = rows.whole()
     block = block._replace(X=block.X[:30], target=block.target[:30], weights=weights)
-    strength, shape = linear.penalty.strength, (linear.n_outputs, fit_intercept)
-    expected = design(rows, block, strength, LOSSES[loss], *shape, 1e-16, linear.coordinates)
-    few, w = held.first(30, weights), _weights_at(held)
-    assert few.n_rows == 30
+    model = LinearModel(LOSSES[loss], torch.tensor([1.0, np.inf]).double(), linear.n_outputs, fit_intercept)
+    given = hold(rows, block, model, linear.design.weight_sum, 1e-16, linear.coordinates)
+    expected = ColumnsObjective(given, model.loss)
+    few, w = ColumnsObjective(held.design.first(30, weights), model.loss), _weights_at(held)
+    assert few.design.n_rows == 30
     for got, wanted in zip(few.value_and_gradient(w), expected.value_and_gradient(w), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-13, atol=1e-15)
     torch.testing.assert_close(
@@ -295,7 +302,7 @@ def test_columns_of_few_rows_are_penalised_as_those_of_many_are_not(loss):
     w = _weights_at(objective)
     before = objective.curvature(w).diagonal()
     value = objective.value(w)
-    objective.support_rare_columns(5.0)
+    objective.design.support_rare_columns(5.0)
     added = (objective.curvature(w).diagonal() - before).view(objective.n_outputs, 4)
     curve = 1.0 if loss == "binary" else 4 * (1 - 1 / 3) / 3
     expected = torch.from_numpy((5 / (5 + counts)) ** 2 * curve)
@@ -320,19 +327,21 @@ def test_rows_read_counts_products_with_the_columns(loss):
         return (read[-1] - read[-2]) // 80
 
     assert then(objective.value_and_gradient(w)) == 1
-    assert then(objective.value(w)) == 0  # raw predictions of the last weights are there
+    assert then(objective.value(w)) == 1
+    objective.value_and_gradient(w)
+    read.append(rows.rows_read)
     curvature = objective.curvature(w)
     assert then(curvature) == 0
     assert then(curvature.product(w)) == then(curvature.diagonal()) == 1
     assert then(curvature.matrix()) == then(curvature.factors()) == 1
-    assert then(objective.value(w.clone())) == 1
+    assert then(objective.curvature(w.clone()).matrix()) == 1  # with raw predictions of its own
 
 
 # ---- what every solver promises, here too ----
 
 
 def _minimize(
-    solver: str, objective: DesignObjective, max_iter: int = 300, tol: float = 1e-5
+    solver: str, objective: ColumnsObjective, max_iter: int = 300, tol: float = 1e-5
 ) -> tuple[Solution, list[Iteration]]:
     iterations: list[Iteration] = []
     w = torch.zeros(objective.n_problems, objective.n_parameters, dtype=objective.dtype)
@@ -340,7 +349,7 @@ def _minimize(
     return minimizer.minimize(objective, w, lambda iteration: iterations.append(iteration)), iterations
 
 
-def _excess(objective: DesignObjective, solution: Solution, data: Data, C: float) -> float:
+def _excess(objective: ColumnsObjective, solution: Solution, data: Data, C: float) -> float:
     coordinates = objective.coordinates
     coef, intercept = coordinates.to_raw(coordinates.canonical(solution.w))
     best = optima.solve(data.X, data.codes, data.n_classes, C, data.weight).objective

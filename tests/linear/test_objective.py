@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from helpers import oracle
+from helpers.objectives import held_objective, streamed_objective
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._linear.held import small_design
-from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.objective import ColumnsObjective
 from torch_logreg._losses.losses import LOSSES
 
 SETTINGS = {"one": [1.0], "one unpenalised": [np.inf], "three": [0.05, 20.0, np.inf]}
@@ -43,7 +43,7 @@ def _objective(
     fit_intercept: bool = True,
     kind: str = "dense",
     dtype: torch.dtype = torch.float64,
-) -> LinearObjective:
+) -> ColumnsObjective:
     rule = LOSSES[loss]
     K = rule.n_outputs(_n_classes(loss))
     features = torch.from_numpy(X).to(dtype)
@@ -53,18 +53,18 @@ def _objective(
         torch.from_numpy(np.atleast_2d(weights)).to(dtype),
         len(C) * K,
     )
-    return LinearObjective(rows, rule, torch.tensor(C, dtype=torch.float64), K, fit_intercept)
+    return streamed_objective(rows, rule, torch.tensor(C, dtype=torch.float64), K, fit_intercept)
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def _weights_at(objective: LinearObjective, seed: int = 0) -> Tensor:
+def _weights_at(objective: ColumnsObjective, seed: int = 0) -> Tensor:
     return _random(objective.n_problems, objective.n_parameters, seed=seed)
 
 
-def _centred(objective: LinearObjective, v: Tensor) -> Tensor:
+def _centred(objective: ColumnsObjective, v: Tensor) -> Tensor:
     """`v` without what shifts all outputs alike."""
     if not objective.loss.shift_invariant:
         return v
@@ -72,7 +72,7 @@ def _centred(objective: LinearObjective, v: Tensor) -> Tensor:
     return (by_output - by_output.mean(dim=1, keepdim=True)).view_as(v)
 
 
-def _predictions(objective: LinearObjective, w: Tensor, X: np.ndarray) -> np.ndarray:
+def _predictions(objective: ColumnsObjective, w: Tensor, X: np.ndarray) -> np.ndarray:
     coef, intercept = objective.coordinates.to_raw(w)
     return np.einsum("pkd,nd->pkn", coef.numpy(), X) + intercept.numpy()[..., None]
 
@@ -401,8 +401,8 @@ def test_the_reach_of_a_step_is_the_most_that_it_moves_a_raw_prediction(loss, fi
     C, n_outputs = torch.tensor([1.0, 10.0], dtype=torch.float64), LOSSES[loss].n_outputs(2)
     rows = ArrayRows(X, LOSSES[loss].encode(target, X.dtype), weights, 2 * n_outputs)
     settings = (LOSSES[loss], C, n_outputs, fit_intercept)
-    whole = LinearObjective(rows, *settings)
-    small = small_design(rows, C, LOSSES[loss], n_outputs, fit_intercept)
+    whole = streamed_objective(rows, *settings)
+    small = held_objective(rows, LOSSES[loss], C, n_outputs, fit_intercept)
     for objective in (whole, small):
         direction = torch.from_numpy(rng.normal(size=(2, objective.n_parameters)))
         coef, intercept = objective.coordinates.to_raw(direction)

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from helpers import oracle
 from helpers.counted import CountedRows, Data
+from helpers.objectives import streamed_objective
 from torch_logreg._contracts.objective import Batch
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._fit import plan
 from torch_logreg._linear import samples
 from torch_logreg._linear.coordinates import Coordinates
-from torch_logreg._linear.held import DesignObjective
-from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.held import Held
+from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.samples import make_batches
+from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.losses import LOSSES
 
 losses = pytest.mark.parametrize("loss", LOSSES)
@@ -54,7 +56,7 @@ def _make(
     inverse = torch.tensor([C], dtype=torch.float64)
     shape = plan.Shape(rows.n_rows, rows.n_features, K, fit_intercept)
     is_solved = plan.is_informative(shape, n_drawn)
-    return rows, *make_batches(rows, inverse, rule, K, fit_intercept, n_drawn, seed, is_solved)
+    return rows, *make_batches(rows, LinearModel(rule, inverse, K, fit_intercept), n_drawn, seed, is_solved)
 
 
 def _random(objective: Any, seed: int = 0) -> Tensor:
@@ -79,7 +81,7 @@ def test_coordinates_of_a_sample_are_those_of_all_rows_but_for_chance(loss, fit_
     data = _data(loss)
     rows, coordinates, _ = _make(loss, data, 10.0, 2000, fit_intercept)
     assert rows.passes == 0
-    full = LinearObjective(
+    full = streamed_objective(
         rows, LOSSES[loss], torch.tensor([10.0], dtype=torch.float64), coordinates.n_outputs, fit_intercept
     ).coordinates
     torch.testing.assert_close(coordinates.strength, full.strength, rtol=1e-14, atol=0)
@@ -161,16 +163,16 @@ def test_batches_are_nested_and_grow(monkeypatch):
     rows, coordinates, batches = _make("binary", _data("binary"), n_drawn=2000)
     sizes = [batch.n_rows for batch in batches]
     assert len(sizes) == 4
-    assert sizes[-1] == batches[-1].objective.n_rows
+    assert sizes[-1] == batches[-1].objective.design.n_rows
     assert sizes[:-1] == [sizes[-1] // 27, sizes[-1] // 9, sizes[-1] // 3]
     assert sizes[0] >= samples.MIN_ROWS_PER_PARAMETER * 6 > sizes[0] / 3
     for batch in batches:
-        assert isinstance(batch.objective, DesignObjective)
+        assert isinstance(batch.objective.design, Held)
         assert batch.objective.coordinates is coordinates
-        assert batch.objective.n_rows == batch.n_rows
+        assert batch.objective.design.n_rows == batch.n_rows
     # Parameters for each row, of which those with small weights count less.
     for batch in batches:
-        weights = batch.objective.weights
+        weights = batch.objective.design.part.weights
         assert float(weights.sum()) == pytest.approx(1)
         assert batch.error == pytest.approx(6 * float(weights.square().sum()))
         assert 6 / batch.n_rows <= batch.error <= 1.5 * 6 / batch.n_rows
@@ -184,7 +186,7 @@ def test_the_largest_batch_estimates_the_objective_of_all_rows(loss, fit_interce
     data = _data(loss)
     rows, coordinates, batches = _make(loss, data, 5.0, 2000, fit_intercept, dtype=dtype)
     rule, inverse = LOSSES[loss], torch.tensor([5.0], dtype=torch.float64)
-    full = LinearObjective(rows, rule, inverse, coordinates.n_outputs, fit_intercept, coordinates)
+    full = streamed_objective(rows, rule, inverse, coordinates.n_outputs, fit_intercept, coordinates)
     w = 0.3 * _random(full)
     (value, gradient), batch = full.value_and_gradient(w), batches[-1].objective
     estimated, slope = batch.value_and_gradient(w)
@@ -201,7 +203,7 @@ def test_a_batch_of_all_rows_is_the_objective_itself(loss, monkeypatch):
     data = _data(loss, n=500)
     rows, coordinates, batches = _make(loss, data, 5.0, n_drawn=10**6)
     rule, inverse = LOSSES[loss], torch.tensor([5.0], dtype=torch.float64)
-    full = LinearObjective(rows, rule, inverse, coordinates.n_outputs, True, coordinates)
+    full = streamed_objective(rows, rule, inverse, coordinates.n_outputs, True, coordinates)
     batch, w = batches[-1], _random(full)
     assert batch.n_rows == 500
     for got, expected in zip(batch.objective.value_and_gradient(w), full.value_and_gradient(w), strict=True):
@@ -236,9 +238,9 @@ def test_softmax_is_solved_on_a_sample_that_has_the_information_for_it():
     """2 * 6 parameters, at most a fifth of 1000 * log(3), or of 50 * log(3)."""
     data = _data("softmax")
     _, _, (batch,) = _make("softmax", data, n_drawn=1000)
-    assert isinstance(batch.objective, DesignObjective) and batch.error < np.inf
+    assert isinstance(batch.objective.design, Held) and batch.error < np.inf
     _, coordinates, (batch,) = _make("softmax", data, n_drawn=50)
-    assert isinstance(batch.objective, LinearObjective) and batch.error == np.inf
+    assert isinstance(batch.objective.design, Streamed) and batch.error == np.inf
     assert batch.objective.coordinates is coordinates
     assert batch.n_rows == batch.objective.rows.n_rows
 
@@ -247,7 +249,7 @@ def test_two_classes_are_always_solved_on_a_sample():
     data = _data("binary")
     for n_drawn in (10, 1000):
         for batch in _make("binary", data, n_drawn=n_drawn)[2]:
-            assert batch.error < np.inf and isinstance(batch.objective, DesignObjective)
+            assert batch.error < np.inf and isinstance(batch.objective.design, Held)
 
 
 @intercepts
@@ -277,10 +279,10 @@ def test_a_batch_of_a_rare_class_has_rows_of_it_and_weighs_them_rightly():
     codes = np.zeros(20_000, dtype=int)
     codes[::500] = 1  # 40 rows
     _, _, batches = _make("binary", data._replace(codes=codes), n_drawn=1000)
-    objective = batches[-1].objective
-    of_class = LOSSES["binary"].codes(objective._target) == 1
+    part = batches[-1].objective.design.part
+    of_class = LOSSES["binary"].codes(part.target) == 1
     assert int(of_class.sum()) == 40
-    share = float(objective.weights[0, of_class].sum())
+    share = float(part.weights[0, of_class].sum())
     assert share == pytest.approx(data.weight[codes == 1].sum() / data.weight.sum(), rel=0.2)
 
 

@@ -9,9 +9,12 @@ import torch
 from scipy.special import expit
 
 from helpers import oracle
+from helpers.objectives import sparse_rows_objective
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._linear.sparse_row_space import SparseRowObjective, SparseRowSpace, sparse_row_space
+from torch_logreg._linear.model import LinearModel
+from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.sparse_row_space import SparseRowSpace, sparse_row_space
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._solvers import conjugate_gradients
 
@@ -37,22 +40,21 @@ def text(n_classes: int, n: int = 1_100, d: int = 22_050) -> tuple[scipy.sparse.
 
 def spaces(
     X: scipy.sparse.csr_array, y: np.ndarray, n_classes: int, fit_intercept: bool, C: float, weights=None
-) -> tuple[SparseRowObjective, SparseRowSpace]:
+) -> tuple[LinearObjective, SparseRowSpace]:
     loss = LOSSES["binary" if n_classes == 2 else "softmax"]
     weights = (
         torch.ones(1, len(y), dtype=torch.float64) if weights is None else torch.from_numpy(weights)[None]
     )
     K = loss.n_outputs(n_classes)
     rows = ArrayRows(X, loss.encode(torch.from_numpy(y), torch.float64), weights, K)
-    found = sparse_row_space(rows, loss, torch.tensor([C], dtype=torch.float64), K, fit_intercept)
-    assert found is not None
-    return found
+    return sparse_rows_objective(rows, loss, torch.tensor([C], dtype=torch.float64), K, fit_intercept)
 
 
-def consistent(objective: SparseRowObjective, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def consistent(objective: LinearObjective, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Weights of which the second part is the first times K."""
-    natural = objective.natural(objective.join(torch.zeros_like(a), objective._unit * a, 0 * b))
-    return objective.join(*objective.split(natural)[:2], b)
+    design = objective.design
+    natural = objective.natural(design.join(torch.zeros_like(a), design._unit * a, 0 * b))
+    return design.join(*design.split(natural)[:2], b)
 
 
 @CLASSES
@@ -169,8 +171,8 @@ def test_columns_of_unlike_curvature_are_left_to_the_columns(unfit):
     weights = torch.ones(1, X.shape[0], dtype=torch.float64)
     loss = LOSSES["binary"]
     target = loss.encode(torch.from_numpy(y[: X.shape[0]]), torch.float64)
-    settings = (ArrayRows(X, target, weights, 1), loss)
-    assert sparse_row_space(*settings, torch.ones(1, dtype=torch.float64), 1, True) is None
+    model = LinearModel(loss, torch.ones(1, dtype=torch.float64), 1, True)
+    assert sparse_row_space(ArrayRows(X, target, weights, 1), model) is None
 
 
 def test_a_fit_without_a_penalty_or_from_given_coefficients_is_made_in_the_columns():

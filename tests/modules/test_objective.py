@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.objectives import streamed_objective
 from torch_logreg._contracts.rows import Block
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._linear.objective import LinearObjective
 from torch_logreg._losses.criteria import resolve_criterion
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._modules.build import build_module
@@ -126,7 +126,7 @@ def test_a_linear_module_has_the_value_and_gradient_of_the_linear_model(n_classe
     encoded = loss.encode(torch.from_numpy(codes), torch.float64)
     given = X if kind == "dense" else scipy.sparse.csr_array(X)
     features = torch.from_numpy(X) if kind == "dense" else given
-    linear = LinearObjective(
+    linear = streamed_objective(
         ArrayRows(features, encoded, torch.from_numpy(weights[None]), K),
         loss,
         torch.tensor([0.7], dtype=torch.float64),

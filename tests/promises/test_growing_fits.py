@@ -13,12 +13,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from helpers import optima
+from helpers.objectives import streamed_objective
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._contracts.rows import Block
 from torch_logreg._contracts.solver import Iteration
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._fit import plan
-from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.model import LinearModel
+from torch_logreg._linear.objective import ColumnsObjective
 from torch_logreg._linear.samples import make_batches
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._solvers.natural import NaturalSGD
@@ -281,7 +283,7 @@ class _PassCountingRows(ArrayRows):
         yield from super().blocks()
 
 
-def _on_batches(name: str, loss: str) -> LinearObjective:
+def _on_batches(name: str, loss: str) -> ColumnsObjective:
     """The objective of C = 10 with the batches that `fit` makes for it."""
     data, rule, inverse = _case(name, loss), LOSSES[loss], torch.tensor([10.0], dtype=torch.float64)
     shape = rule.n_outputs(data.n_classes), True
@@ -290,11 +292,12 @@ def _on_batches(name: str, loss: str) -> LinearObjective:
     rows = _PassCountingRows(torch.from_numpy(data.X), target, weights, shape[0])
     known = plan.Shape(rows.n_rows, rows.n_features, *shape)
     n_drawn = plan.sample_rows(known)
-    made = make_batches(rows, inverse, rule, *shape, n_drawn, 0, plan.is_informative(known, n_drawn))
-    return LinearObjective(rows, rule, inverse, *shape, *made)
+    model = LinearModel(rule, inverse, *shape)
+    made = make_batches(rows, model, n_drawn, 0, plan.is_informative(known, n_drawn))
+    return streamed_objective(rows, rule, inverse, *shape, *made)
 
 
-def _zero(objective: LinearObjective) -> torch.Tensor:
+def _zero(objective: ColumnsObjective) -> torch.Tensor:
     return torch.zeros(1, objective.n_parameters, dtype=torch.float64)
 
 

@@ -13,11 +13,12 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from helpers import optima
+from helpers.objectives import predictions, streamed_objective
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._fit import plan
 from torch_logreg._linear import samples
-from torch_logreg._linear.objective import LinearObjective
+from torch_logreg._linear.objective import ColumnsObjective
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._solvers.conjugate_gradients import Spikes, conjugate_gradient
 
@@ -219,14 +220,14 @@ def test_sparse_rows_take_less_than_three_times_their_memory():
     assert float(run.stdout) < 3
 
 
-def objective_of(X: np.ndarray, y: np.ndarray) -> LinearObjective:
+def objective_of(X: np.ndarray, y: np.ndarray) -> ColumnsObjective:
     loss = LOSSES["binary"]
     target, weights = (
         loss.encode(torch.from_numpy(y), torch.float64),
         torch.ones(1, len(y), dtype=torch.float64),
     )
     C = torch.tensor([1.0], dtype=torch.float64)
-    return LinearObjective(ArrayRows(torch.from_numpy(X), target, weights, 1), loss, C, 1, True)
+    return streamed_objective(ArrayRows(torch.from_numpy(X), target, weights, 1), loss, C, 1, True)
 
 
 def test_active_rows_hold_what_is_asked_for_and_never_more_curvature_than_all():
@@ -239,7 +240,7 @@ def test_active_rows_hold_what_is_asked_for_and_never_more_curvature_than_all():
         )
     )
     active = objective.active(w, 0.95)
-    z = objective.linear(*objective.rows.blocks(), *objective.coordinates.to_raw(w))[0, 0]
+    z = predictions(objective, w)[0, 0]
     information = (torch.sigmoid(z) * torch.sigmoid(-z)).sort(descending=True).values
     n = len(active.rows.weights[0])
     assert n < 0.6 * len(y)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.objectives import held_objective
 from torch_logreg._contracts.objective import Factors, Fisher
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._linear.held import DesignObjective, small_design
+from torch_logreg._linear.objective import ColumnsObjective
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._solvers.fisher import Cholesky, Kronecker, SampledFisher
 from torch_logreg._solvers.search import MAX_DAMPING, State, Trial, start
@@ -24,7 +25,7 @@ intercepts = pytest.mark.parametrize("fit_intercept", [True, False], ids=["inter
 
 def _objective(
     loss: str, C: list[float], fit_intercept: bool = False, constant: bool = False, n: int = 200
-) -> DesignObjective:
+) -> ColumnsObjective:
     rng = np.random.default_rng(0)
     n_classes = {"binary": 2, "softmax": 4}[loss]
     X = rng.normal(size=(n, 5)) + rng.normal(size=(n, 1))
@@ -35,10 +36,10 @@ def _objective(
     K = rule.n_outputs(n_classes)
     target = rule.encode(torch.from_numpy(codes), torch.float64)
     rows = ArrayRows(torch.from_numpy(X), target, torch.ones(1, n, dtype=torch.float64), len(C) * K)
-    return small_design(rows, torch.tensor(C, dtype=torch.float64), rule, K, fit_intercept)
+    return held_objective(rows, rule, torch.tensor(C, dtype=torch.float64), K, fit_intercept)
 
 
-def _random(objective: DesignObjective, seed: int = 0) -> Tensor:
+def _random(objective: ColumnsObjective, seed: int = 0) -> Tensor:
     """Weights that do not shift all outputs alike."""
     generator = torch.Generator().manual_seed(seed)
     v = torch.randn(
@@ -50,7 +51,7 @@ def _random(objective: DesignObjective, seed: int = 0) -> Tensor:
     return v.flatten(1)
 
 
-def _dense(objective: DesignObjective, w: Tensor) -> tuple[Tensor, Tensor]:
+def _dense(objective: ColumnsObjective, w: Tensor) -> tuple[Tensor, Tensor]:
     """``outputs kron columns`` and the decay as matrices."""
     outputs, columns, decay, _ = objective.curvature(w).factors()
     K = objective.n_outputs
@@ -175,14 +176,14 @@ def test_kronecker_of_a_float32_sample_keeps_small_differences_of_the_penalty(lo
 # ---- the Fisher matrix of a sample ----
 
 
-def _residual(metric: SampledFisher, objective: DesignObjective, w: Tensor, v: Tensor) -> float:
+def _residual(metric: SampledFisher, objective: ColumnsObjective, w: Tensor, v: Tensor) -> float:
     """Of `solve`, in the norm of the preconditioner, relative."""
     residual = v - objective.curvature(w).product(metric.solve(v))
     size = torch.linalg.vecdot(residual, metric.size(residual)) / torch.linalg.vecdot(v, metric.size(v))
     return float(size.sqrt().max())
 
 
-def _trial(objective: DesignObjective, w: Tensor, step: float, verdict: float = 0.0) -> tuple[State, Trial]:
+def _trial(objective: ColumnsObjective, w: Tensor, step: float, verdict: float = 0.0) -> tuple[State, Trial]:
     """A step that did exactly what the quadratic model predicts, or failed."""
     before, ones = start(objective, w), np.ones(objective.n_problems)
     after = before._replace(objective=before.objective - step * (1 - step / 2) * ones)
@@ -194,7 +195,7 @@ def _trial(objective: DesignObjective, w: Tensor, step: float, verdict: float = 
 def test_a_sampled_fisher_matrix_is_solved_as_accurately_as_its_quadratic_model_is(loss, exact):
     objective = _objective(loss, [1e-2, 1e2], fit_intercept=True)
     w, v = 0.5 * _random(objective), _random(objective, seed=1)
-    metric = SampledFisher(objective, objective, objective.n_rows, exact=exact)
+    metric = SampledFisher(objective, objective, objective.rows.n_rows, exact=exact)
     metric.update(objective, w)
     assert _residual(metric, objective, w, v) <= SampledFisher.FAR_ACCURACY
     metric.learn(*_trial(objective, w, 1.0))
@@ -206,7 +207,7 @@ def test_a_sampled_fisher_matrix_is_solved_as_accurately_as_its_quadratic_model_
 def test_a_solve_that_did_not_arrive_is_given_more_steps_until_more_are_no_use():
     objective = _objective("softmax", [1.0], fit_intercept=True)
     w = 0.5 * _random(objective)
-    metric = SampledFisher(objective, objective, objective.n_rows, exact=True)
+    metric = SampledFisher(objective, objective, objective.rows.n_rows, exact=True)
     metric.update(objective, w)
     may_help = [bool(metric.learn(*_trial(objective, w, 0.0, verdict=np.inf)).all()) for _ in range(20)]
     assert may_help[0] and not may_help[-1]
@@ -219,7 +220,7 @@ def test_solutions_are_of_the_size_of_what_is_solved_for(loss):
     """A gradient of 1e-30 would underflow in float32."""
     objective = _objective(loss, [1.0], fit_intercept=True)
     w, v = 0.5 * _random(objective), _random(objective, seed=1)
-    metric = SampledFisher(objective, objective.rough(), objective.n_rows, exact=False)
+    metric = SampledFisher(objective, objective.rough(), objective.rows.n_rows, exact=False)
     metric.update(objective, w)
     whole, tiny, nothing = metric.solve(v), metric.solve(1e-30 * v), metric.solve(0 * v)
     assert whole.dtype == v.dtype

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.objectives import streamed_objective
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._linear.objective import LinearObjective
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._solvers.fisher import Kronecker
 from torch_logreg._solvers.natural import Descent
@@ -29,7 +29,7 @@ def test_a_sampled_metric_without_a_way_down_gives_way_to_all_rows(lazy):
     X = torch.from_numpy(rng.normal(size=(300, 4)))
     codes = torch.from_numpy(rng.integers(0, 3, size=300))
     rows = ArrayRows(X, loss.encode(codes, X.dtype), torch.ones(1, 300, dtype=X.dtype), 3)
-    objective = LinearObjective(rows, loss, torch.tensor([1.0], dtype=X.dtype), 3, True)
+    objective = streamed_objective(rows, loss, torch.tensor([1.0], dtype=X.dtype), 3, True)
     steps = []
     progress = Progress(objective, 1e-6)
     descent = Descent(

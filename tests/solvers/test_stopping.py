@@ -10,11 +10,10 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from helpers.datasets import load, standardised
+from helpers.objectives import held_objective, streamed_objective
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
 from torch_logreg._fit.plan import natural_settings
-from torch_logreg._linear.held import small_design
-from torch_logreg._linear.objective import LinearObjective
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._solvers import stopping
 from torch_logreg._solvers.fisher import Cholesky, Shared
@@ -38,15 +37,15 @@ def rows_of(name, n_problems, every=1):
 def objective_of(name, kind):
     if kind == "small":
         rows, loss, K = rows_of(name, len(CS))
-        return small_design(rows, CS, loss, K, True)
+        return held_objective(rows, loss, CS, K, True)
     if kind == "linear":
         rows, loss, K = rows_of(name, len(CS))
-        return LinearObjective(rows, loss, CS, K, True)
+        return streamed_objective(rows, loss, CS, K, True)
     rows, loss, K = rows_of(name, 2 * len(CS))
     counts = torch.ones(2, rows.n_rows, dtype=torch.uint8)
     counts[0, ::3], counts[1, 1::3] = 0, 2
     of_folds = FoldRows(rows, counts, torch.tensor([0, 1] * len(CS)))
-    return LinearObjective(of_folds, loss, CS.repeat_interleave(2), K, True)
+    return streamed_objective(of_folds, loss, CS.repeat_interleave(2), K, True)
 
 
 def go_on(iteration):

@@ -151,7 +151,7 @@ def _in_a_space(
         of_columns, space = in_row_space(rows, model)
     else:
         of_columns = linear_objective(rows, model, plan, seed)
-        space = of_columns.design.coordinates
+        space = of_columns.coordinates
     start = of_columns.zeros() if earlier is None else space.canonical(space.from_raw(*earlier))
     return of_columns, space, start
 

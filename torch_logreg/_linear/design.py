@@ -24,6 +24,11 @@ class Part(NamedTuple):
     weights: Tensor  # (1 or P, n)
     of_row: Tensor  # (1 or P, 1, n), the same for each output
 
+    @classmethod
+    def of(cls, X: Matrix, target: Tensor, weights: Tensor) -> Part:
+        """The part of some rows and their weights."""
+        return cls(X, target, weights, weights[:, None])
+
 
 OfRows: TypeAlias = Iterable[tuple[Part, Tensor]]  # something of the rows of each part
 # Matrices of the outputs of each row: their weighted diagonals (P, K, n), and the b (P, K, n) that make them

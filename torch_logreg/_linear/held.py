@@ -35,39 +35,30 @@ class Held(Columns):
     ----------
     rows : Rows
         Where the rows come from; `rows_read` is counted there.
-    A : Tensor of shape (n, m)
-        A last column of ones where there is an intercept. Products are fastest if it lies by columns.
-    target : Tensor of shape (n,)
-    weights : Tensor of shape (1, n) or (P, n)
-        Divided by their sum.
+    part : Part
+        All rows: A of shape (n, m) for X, with a last column of ones where there is an intercept, and weights
+        divided by their sum. Products are fastest if A lies by columns.
     coordinates : Coordinates
+    penalty : L2Penalty
     weight_sum : Tensor of shape (1,) or (P,)
         Of all rows that A stands for, as they are weighted there.
     """
 
     def __init__(
-        self,
-        rows: Rows,
-        A: Tensor,
-        target: Tensor,
-        weights: Tensor,
-        coordinates: Coordinates,
-        weight_sum: Tensor,
+        self, rows: Rows, part: Part, coordinates: Coordinates, penalty: L2Penalty, weight_sum: Tensor
     ) -> None:
-        self.rows, self.coordinates, self.dtype = rows, coordinates, A.dtype
-        self.eps = float(torch.finfo(A.dtype).eps)
+        self.rows, self.part, self.coordinates, self.penalty = rows, part, coordinates, penalty
+        self.dtype, self._columns = part.X.dtype, part.X.T
+        self.eps = float(torch.finfo(self.dtype).eps)
         self.n_problems, self.n_outputs = coordinates.n_problems, coordinates.n_outputs
-        self.n_rows, self.n_parameters = len(A), self.n_outputs * A.shape[1]
+        self.n_parameters, self.n_rows = self.n_outputs * self._columns.shape[0], len(part.target)
         self.weight_sum = weight_sum
-        self.part = Part(A, target, weights, weights[:, None])
-        self._columns = A.T
         inverse = coordinates.inverse_scale  # (P, 1, d)
         self._factor: Tensor | None = None  # (P, 1, m)
         if self.n_problems > 1:
             ratio = torch.where(inverse[:1] > 0, inverse / inverse[:1], 0.0)
-            self._factor = coordinates.of_columns(ratio, 1.0).to(A.dtype)
-        self.penalty = L2Penalty(coordinates.strength)
-        self.decay = coordinates.decay(self.penalty)
+            self._factor = coordinates.of_columns(ratio, 1.0).to(self.dtype)
+        self.decay = coordinates.decay(penalty)
         self._alone = self.n_problems == self.n_outputs == 1  # and nothing to do but products
         self._rough: Held | None = None
         self._scratch: Tensor | None = None
@@ -193,8 +184,8 @@ class Held(Columns):
             A, target, weights, _ = self.part
             if target.dtype == self.dtype:  # no class numbers
                 target = target.to(torch.float32)
-            A, weights = A.to(torch.float32), weights.to(torch.float32)
-            self._rough = Held(self.rows, A, target, weights, self.coordinates, self.weight_sum)
+            part = Part.of(A.to(torch.float32), target, weights.to(torch.float32))
+            self._rough = Held(self.rows, part, self.coordinates, self.penalty, self.weight_sum)
             self._rough.decay = self.decay.to(torch.float32)
         return self._rough
 
@@ -204,11 +195,11 @@ class Held(Columns):
         some, index = copy.copy(self), torch.as_tensor(problems, dtype=torch.int64, device=self.rows.device)
         some.coordinates, some.n_problems = self.coordinates.select(index), len(index)
         some._factor, some.decay = self._factor[index], self.decay[index]
-        some.penalty = L2Penalty(some.coordinates.strength)
+        some.penalty = self.penalty.select(index)
         some._rough = some._scratch = None
         if len(self.part.weights) > 1:
             weights, some.weight_sum = self.part.weights[index], self.weight_sum[index]
-            some.part = self.part._replace(weights=weights, of_row=weights[:, None])
+            some.part = Part.of(self.part.X, self.part.target, weights)
             some.__dict__.pop("_root", None)
         return some
 
@@ -216,8 +207,8 @@ class Held(Columns):
         """The design of the first `n` rows, weighted by `weights` (1 or P, n)."""
         weights = weights.to(self.dtype)
         weights = weights / weights.sum(dim=1, keepdim=True)
-        A, target = self.part.X[:n], self.part.target[:n]
-        few = Held(self.rows, A, target, weights, self.coordinates, self.weight_sum)
+        part = Part.of(self.part.X[:n], self.part.target[:n], weights)
+        few = Held(self.rows, part, self.coordinates, self.penalty, self.weight_sum)
         few.decay = self.decay
         return few
 
@@ -279,7 +270,8 @@ def hold(
     else:
         features.sub_(coordinates.center[:, None])
     features.mul_(coordinates.inverse_scale[0].mT)
-    return Held(rows, columns.T, block.target, weights, coordinates, weight_sum)
+    part = Part.of(columns.T, block.target, weights)
+    return Held(rows, part, coordinates, model.penalty(weight_sum), weight_sum)
 
 
 def hold_all(rows: ArrayRows | FoldRows, model: LinearModel) -> Held:

@@ -26,7 +26,7 @@ class MinibatchObjective(Stochastic, ColumnsObjective):
         self._rows_per_weight = (rows.n_rows / design.weight_sum).to(rows.dtype)[:, None, None]  # (P, 1, 1)
 
     def batch_value_and_gradient(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
-        design, part = self.design, Part(*block, block.weights[:, None])
+        design, part = self.design, Part.of(*block)
         z = design.predict(part, design.expand(w))
         loss, slope = self.loss.value_and_gradient_(z, block.target)
         factor, penalty = self._rows_per_weight / n_nominal, design.penalty_slope(w)
@@ -59,7 +59,7 @@ class MinibatchObjective(Stochastic, ColumnsObjective):
         return penalty.addcmul_(gradient, self._rows_per_weight, value=1 / n_nominal).view(P, -1)
 
     def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
-        design, part = self.design, Part(*block, block.weights[:, None])
+        design, part = self.design, Part.of(*block)
         loss = self.loss.value(design.predict(part, design.expand(w)), block.target)
         value = (block.weights * loss).sum(dim=1, dtype=self.dtype)
         value = value * (self._rows_per_weight[:, 0, 0] / n_nominal)

@@ -19,6 +19,7 @@ from torch_logreg._contracts.objective import (
     Hints,
     Sketch,
 )
+from torch_logreg._linear.coordinates import Coordinates
 from torch_logreg._linear.design import Columns, Design, Part
 from torch_logreg._losses.losses import Loss, fisher_diagonal_at, outputs_factor
 
@@ -60,24 +61,22 @@ class LinearObjective(Curved, Hints):
     def hints(self) -> LinearObjective:
         return self
 
-    def _at(self, w: Tensor) -> AtWeights:
-        """The rows at `w`; what is known of the last weights is kept."""
-        if self._last is None or self._last.w is not w:
-            self._last = self._rows_at(w)
-        return self._last
-
-    def _rows_at(self, w: Tensor) -> AtWeights:
+    def at(self, w: Tensor) -> AtWeights:
+        """The rows at `w`."""
         return AtWeights(self, w)
 
     def value_and_gradient(self, w: Tensor, n_alike: int = 1) -> tuple[Tensor, Tensor]:
         """See `Objective`; in runs of `n_alike` problems all have the same raw coefficients."""
-        return self._at(w).value_and_gradient(n_alike)
+        self._last = self.at(w)
+        return self._last.value_and_gradient(n_alike)
 
     def value(self, w: Tensor) -> Tensor:
-        return self._at(w).value()
+        return self.at(w).value()
 
-    def curvature(self, w: Tensor) -> Curvature:
-        return self._at(w)
+    def curvature(self, w: Tensor) -> AtWeights:
+        if self._last is None or self._last.w is not w:
+            self._last = self.at(w)
+        return self._last
 
     def natural(self, gradient: Tensor) -> Tensor:
         return self.design.natural(gradient)
@@ -183,15 +182,19 @@ class ColumnsObjective(LinearObjective, Factorable):
     """A `LinearObjective` over columns, whose Fisher matrix can be made."""
 
     design: Columns
-    _last: AtColumns | None
 
-    def _at(self, w: Tensor) -> AtColumns:
-        if self._last is None or self._last.w is not w:
-            self._last = AtColumns(self, w)
-        return self._last
+    @property
+    def coordinates(self) -> Coordinates:
+        """Those of w."""
+        return self.design.coordinates
+
+    def at(self, w: Tensor) -> AtColumns:
+        return AtColumns(self, w)
 
     def curvature(self, w: Tensor) -> AtColumns:
-        return self._at(w)
+        found = super().curvature(w)
+        assert isinstance(found, AtColumns), "see `at`"
+        return found
 
     def _over(self, design: Columns) -> ColumnsObjective:
         """The same over another design, without batches."""
@@ -209,7 +212,7 @@ class ColumnsObjective(LinearObjective, Factorable):
         return self if self.design.rough() is self.design else self._rough
 
     def diagonal(self, w: Tensor) -> Tensor:
-        return self._at(w).diagonal()
+        return self.curvature(w).diagonal()
 
     def stretch(self, w: Tensor, direction: Tensor) -> Tensor:
         """By trial of a few lengths: from weights 0 a Newton step is too short where classes lie apart.
@@ -218,13 +221,13 @@ class ColumnsObjective(LinearObjective, Factorable):
         """
         if self.n_outputs > 1 or not self.design.keeps:
             return direction
-        return self._at(w).stretch(direction)
+        return self.curvature(w).stretch(direction)
 
     def active(self, w: Tensor, part: float) -> ColumnsObjective | None:
         design = self.design.gatherable()
         if design is None:
             return None
-        information = self._at(w).information()
+        information = self.curvature(w).information()
         most, order = information.sort(descending=True)
         n = 1 + int((most.cumsum(0) < part * most.sum()).sum())
         return None if n > ACTIVE * len(order) else self._over(design.subset(order[:n].sort().values))
@@ -235,7 +238,7 @@ class ColumnsObjective(LinearObjective, Factorable):
             return None
         if self.rows.n_rows * self.rows.n_features < SKETCHED * n**2:
             return None
-        information = self._at(w).information()
+        information = self.curvature(w).information()
         # Without replacement, a row by its information (Efraimidis, Spirakis 2006): one that is drawn twice
         # would look like a direction of large curvature.
         key = torch.empty_like(information).exponential_(

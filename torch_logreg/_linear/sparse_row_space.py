@@ -114,7 +114,7 @@ class SparseRows(Design):
         self.weight_sum = rows.weight_sum(self.dtype)
         self.strength = model.penalty(self.weight_sum).strength  # (1,)
         shares = rows.weights.to(self.dtype) / self.weight_sum  # (1, n)
-        self._part = Part(None, rows.target, shares, shares[:, None])
+        self._part = Part.of(None, rows.target, shares)
         self.products = InnerProducts(columns, shares[0].cpu().numpy(), model.fit_intercept, rows)
         # A gradient by raw predictions is as large as one by scaled columns that one row has.
         self._unit = 2 * rows.n_rows**0.5

@@ -64,7 +64,7 @@ class Streamed(Gathered):
 
     def parts(self) -> Iterator[Part]:
         for block in self.rows.blocks():
-            yield Part(*block, block.weights[:, None])
+            yield Part.of(*block)
 
     def expand(self, w: Tensor, every: int = 1) -> tuple[Tensor, Tensor]:
         """Raw coefficients (P, K, d) and intercepts (P, K)."""

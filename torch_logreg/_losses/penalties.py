@@ -21,6 +21,10 @@ class L2Penalty(NamedTuple):
         strength = self.strength.view(-1, *[1] * (scale.dim() - 1))
         return scale * (scale * strength)  # the square of a scale alone may overflow
 
+    def select(self, problems: Tensor) -> L2Penalty:
+        """Of some of the problems."""
+        return L2Penalty(self.strength[problems])
+
     def alike(self) -> bool:
         """Whether there are several problems, all with a penalty: one factor of the columns can serve all."""
         return len(self.strength) > 1 and bool((self.strength > 0).all())

@@ -191,7 +191,7 @@ class PathSolver:
         rows = self.rows(len(chunk))
         plan = plan_of(self._shape(len(chunk)))
         objective = linear_objective(rows, self._model(Cs[chunk]), plan, self.seed)
-        coordinates = objective.design.coordinates
+        coordinates = objective.coordinates
         before = np.maximum(chunk - len(chunk), 0)  # of the chunk before, for the first: zeros
         w = self._weights(coordinates, path.coef[-1, before], path.intercept[-1, before])
 
@@ -243,7 +243,7 @@ class PathSolver:
         strength, eps = 1 / (C * weight_sums.mean()), float(torch.finfo(self.dtype).eps)
         shape = self._shape(len(chunk) * n_folds)
         own = not self.natural or has_own_metrics(shape)
-        here = common.objective.design.coordinates
+        here = common.objective.coordinates
         metric = None if own else common.metric(shape, for_problems(here, strength, eps))
         rows = FoldRows(
             self.rows(len(chunk) * n_folds), self.on_device[3], self._index(np.tile(folds, len(chunk)))
@@ -343,11 +343,11 @@ class _AllRows(NamedTuple):
         )
         if kind == "cholesky":
             cholesky = Cholesky(objective)
-            cholesky.set(Moved(sample.curvature(self.w), objective.design.coordinates, coordinates))
+            cholesky.set(Moved(sample.curvature(self.w), objective.coordinates, coordinates))
             return cholesky
         if kind == "products":
             return None
         kronecker, rough = Kronecker(objective, sample, n_rows), sample.rough()
         curvature = rough.curvature(self.w.to(rough.dtype))
-        kronecker.set(Moved(curvature, objective.design.coordinates, coordinates))
+        kronecker.set(Moved(curvature, objective.coordinates, coordinates))
         return kronecker
