@@ -57,7 +57,7 @@ class Initial(NamedTuple):
 
 
 def _checked(name: str, given: Any, shape: tuple[int, ...], data: TrainingData) -> np.ndarray:
-    """As float64 of that shape, whose first axis may be missing for two classes."""
+    """The array in float64 and of that shape, whose first axis may be missing for two classes."""
     if scipy.sparse.issparse(given):
         given = given.toarray()
     try:

@@ -14,7 +14,7 @@ from torch_logreg._contracts.rows import Block, Drawable, Rows
 
 
 class Factors(NamedTuple):
-    """Of the approximation ``outputs kron columns + diag(decay)`` to a Fisher matrix.
+    """The factors of the approximation ``outputs kron columns + diag(decay)`` to a Fisher matrix.
 
     It would be exact if the Fisher information of a row's outputs and its columns were independent
     (Martens, Grosse 2015, Optimizing neural networks with Kronecker-factored approximate curvature).
@@ -39,7 +39,7 @@ class Curvature(ABC):
 
 
 class Matrices(ABC):
-    """What a metric is made of: a Fisher matrix, or the Kronecker approximation to it."""
+    """A Fisher matrix or the Kronecker approximation to it, of which a metric is made."""
 
     @abstractmethod
     def matrix(self) -> Tensor:
@@ -66,14 +66,14 @@ class Sketch(NamedTuple):
 
 
 class Hints:
-    """What spares a solver work, and changes no optimum. These are the answers where nothing is known."""
+    """Answers that spare a solver work and change no optimum: here those where nothing is known."""
 
     def natural(self, gradient: Tensor) -> Tensor:
         """The direction that stands for a gradient, both (P, n_parameters), in the coordinates' metric."""
         return gradient.clone()
 
     def diagonal(self, w: Tensor) -> Tensor | None:
-        """Of the Fisher matrix at `w`, (P, n_parameters); None where `natural` is worth more."""
+        """The diagonal of the Fisher matrix at `w`, (P, n_parameters); None where `natural` is worth more."""
         return None
 
     def sketch(self, w: Tensor, n: int) -> Sketch | None:
@@ -119,7 +119,7 @@ class Objective(ABC):
 
     @property
     def eps(self) -> float:
-        """What a sum over the rows is rounded by, relative to it."""
+        """The rounding of a sum over the rows, relative to it."""
         return float(torch.finfo(self.rows.dtype).eps)
 
     def zeros(self) -> Tensor:
@@ -129,7 +129,7 @@ class Objective(ABC):
 
     @property
     def hints(self) -> Hints:
-        """What is known of F that a solver may do without."""
+        """Knowledge of F that a solver may do without."""
         return NO_HINTS
 
     @abstractmethod

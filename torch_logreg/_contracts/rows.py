@@ -79,7 +79,7 @@ class Rows(ABC):
 
     @abstractmethod
     def weight_sum(self, dtype: torch.dtype) -> Tensor:
-        """Of all rows, (1,) or (P,) as in `Block`."""
+        """The sum of the weights of all rows, (1,) or (P,) as in `Block`."""
 
     @abstractmethod
     def select(self, problems: np.ndarray) -> Rows:

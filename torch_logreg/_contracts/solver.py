@@ -13,7 +13,7 @@ from torch_logreg._contracts.objective import Objective
 
 
 class Iteration(NamedTuple):
-    """What one update of the weights looked like; every array is (P,)."""
+    """One update of the weights; every array is (P,)."""
 
     number: int  # from 0
     objective: np.ndarray  # F before the update

@@ -73,7 +73,7 @@ class CsrMatrix:
 
 
 def _product_of(matrix: CsrMatrix) -> Product:
-    """What multiplies with this matrix on its device, with this build of torch."""
+    """The product with this matrix on its device, with this build of torch."""
     if matrix.values.device.type != "cpu":
         return _by_torch(matrix)
     # torch turns 64-bit indices into 32-bit ones for MKL, in arrays of its own that have no slack.

@@ -72,7 +72,7 @@ def float_info(X: Features) -> np.finfo:
 
 
 def float_dtype(X: Features, device: torch.device) -> torch.dtype:
-    """What to compute in: float32 for X of 16 or 32 bits; else float64 where the device has it."""
+    """The dtype to compute in: float32 for X of 16 or 32 bits; else float64 where the device has it."""
     if isinstance(X, Tensor):
         single = X.dtype in (torch.float32, *HALF)
     else:
@@ -81,7 +81,7 @@ def float_dtype(X: Features, device: torch.device) -> torch.dtype:
 
 
 def numpy_dtype(X: Features, device: torch.device) -> type[np.floating]:
-    """Of the coefficients of a fit: that of `float_dtype`."""
+    """The dtype of the coefficients of a fit: that of `float_dtype`."""
     return np.float32 if float_dtype(X, device) == torch.float32 else np.float64
 
 

@@ -165,7 +165,7 @@ class FittedModel(ClassifierMixin, BaseEstimator):
 
     @property
     def history_(self) -> pd.DataFrame:
-        """What each update of the weights did: a DataFrame of one row an update.
+        """The updates of the weights: a DataFrame of one row an update.
 
         ``objective`` and ``gradient_norm`` are those before the update, on the scales of `objective_` and
         `tol`; ``rows_read`` and ``seconds`` count from the start of the fit; ``step`` is 1 for a whole step.

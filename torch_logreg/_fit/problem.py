@@ -31,7 +31,7 @@ class Problem(ABC):
 
     @abstractmethod
     def decision(self, w: Tensor) -> Raw:
-        """What makes decision values of rows, class-major, with the weights `w`."""
+        """The way from rows to decision values, class-major, with the weights `w`."""
 
     @abstractmethod
     def attributes(self, w: Tensor) -> dict[str, Any]:

@@ -24,7 +24,7 @@ FACTORISED_FEATURES = 1024
 
 
 class Space(ABC):
-    """What the weights of a solver stand for, in raw coefficients: those of the columns of X."""
+    """The way from the weights of a solver to raw coefficients: those of the columns of X."""
 
     strength: Tensor  # (P,) of the L2 penalty
     center: Tensor  # (d,) of the columns; 0 without an intercept

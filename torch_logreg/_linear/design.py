@@ -37,7 +37,7 @@ OfOutputs: TypeAlias = Iterable[tuple[Part, Tensor, Tensor | None]]
 
 
 class Design(ABC):
-    """What makes raw predictions ``z = A w`` of the weights w, and pulls numbers of rows back.
+    """The matrix A of raw predictions ``z = A w``, by its products with weights and with numbers of rows.
 
     A pass goes over `parts`. A is never asked for: it may be X as it is with a transformation of w, an array
     that is held, or products with other rows.
@@ -121,7 +121,7 @@ class Columns(Design):
 
     @abstractmethod
     def gram(self) -> Gram:
-        """Of all rows, with the mean weight of the problems."""
+        """The inner products of the columns over all rows, with the mean weight of the problems."""
 
     @abstractmethod
     def select(self, problems: np.ndarray) -> Columns | None:

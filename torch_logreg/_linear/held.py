@@ -213,7 +213,7 @@ class Held(Columns):
         return few
 
     def gram(self, n: int | None = None) -> Gram:
-        """Of the first `n` rows, all by default."""
+        """The inner products of the columns over the first `n` rows, all by default."""
         coordinates = self.coordinates
 
         def columns() -> tuple[Tensor, Tensor]:

@@ -25,6 +25,6 @@ class LinearModel(NamedTuple):
         return L2Penalty(1 / (self.C * weight_sum))
 
     def coordinates(self, moments: Moments | None, n_features: int, weight_sum: Tensor) -> Coordinates:
-        """Those of scaled columns, or of `n_features` as they are, for rows that weigh `weight_sum`."""
+        """Coordinates of scaled columns, or of `n_features` as they are, for rows that weigh `weight_sum`."""
         strength, invariant = self.penalty(weight_sum).strength, self.loss.shift_invariant
         return Coordinates(moments, strength, n_features, self.n_outputs, self.fit_intercept, invariant)

@@ -185,7 +185,7 @@ class ColumnsObjective(LinearObjective, Factorable):
 
     @property
     def coordinates(self) -> Coordinates:
-        """Those of w."""
+        """The coordinates of w."""
         return self.design.coordinates
 
     def at(self, w: Tensor) -> AtColumns:
@@ -266,7 +266,7 @@ class AtColumns(AtWeights, Fisher):
             yield part, self._diagonal(index, part)
 
     def _factors(self, index: int, part: Part) -> Tensor | None:
-        """What makes these matrices off their diagonals: see `OfOutputs`."""
+        """The rest of these matrices, off their diagonals: see `OfOutputs`."""
         if self._design.n_outputs == 1:
             return None
         return self._loss.fisher_factors(self._fisher(index, part))

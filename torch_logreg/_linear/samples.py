@@ -74,7 +74,7 @@ class Sampling:
         return coordinates, [Batch(objective, math.inf, sampled.n_rows)]
 
     def _coordinates(self, rows: Rows, weight_sum: Tensor) -> Coordinates:
-        """Those of the moments of some rows, for the penalty of all."""
+        """Coordinates by the moments of some rows, for the penalty of all."""
         found = moments(rows, weight_sum, self._model.fit_intercept)
         return self._model.coordinates(found, rows.n_features, self._weight_sum)
 

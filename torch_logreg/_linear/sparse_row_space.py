@@ -26,7 +26,7 @@ FAR = 0.999  # of a mean square, of a column that is nearly the same in all rows
 
 
 class Columns(NamedTuple):
-    """What a look at X by its columns shows; `transpose` is X by column, without duplicate entries."""
+    """X by its columns, and their moments; `transpose` has no duplicate entries."""
 
     transpose: scipy.sparse.csr_array  # (d, n)
     center: np.ndarray  # (d,) means by weight; 0 without an intercept
@@ -56,7 +56,7 @@ class InnerProducts:
         self._shares = torch.from_numpy(shares).to(rows.device) if fit_intercept else None
 
     def centred(self, v: Tensor) -> Tensor:
-        """What combines the rows as `v` (K, n) does the centred ones."""
+        """Numbers that combine the rows as `v` (K, n) does the centred ones."""
         return v if self._shares is None else v - v.sum(dim=1, keepdim=True) * self._shares
 
     def times(self, v: Tensor) -> Tensor:

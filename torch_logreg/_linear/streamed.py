@@ -141,7 +141,7 @@ class Streamed(Gathered):
         return coordinates.center, coordinates.spread, coordinates.fit_intercept
 
     def _unit(self, n_problems: int) -> Tensor:
-        """What the columns of `_standard` are multiplied with, for the first problems: (n_problems, m)."""
+        """The factors of the columns of `_standard`, for the first problems: (n_problems, m)."""
         coordinates = self.coordinates
         return coordinates.of_columns(coordinates.spread * coordinates.inverse_scale[:n_problems, 0], 1.0)
 

@@ -22,7 +22,7 @@ class L2Penalty(NamedTuple):
         return scale * (scale * strength)  # the square of a scale alone may overflow
 
     def select(self, problems: Tensor) -> L2Penalty:
-        """Of some of the problems."""
+        """The penalty of some of the problems."""
         return L2Penalty(self.strength[problems])
 
     def alike(self) -> bool:

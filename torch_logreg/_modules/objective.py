@@ -222,7 +222,7 @@ class ModuleObjective(Stochastic):
         return self.criterion.weighted_sum(outputs, codes, weights, self._exact)
 
     def outputs(self, w: Tensor, X: Tensor) -> Tensor:
-        """What the module gives in eval mode with weights `w` for some dense rows."""
+        """The outputs of the module in eval mode, with weights `w`, for some dense rows."""
         self._load(w)
         self.module.eval()
         with self.stream.running(replay=self.stream.state):
