@@ -84,6 +84,13 @@ def test_a_wing_does_not_know_what_it_must_not(file, name):
     assert known & NEVER.get(wing, set()) == set()
 
 
+def test_those_who_choose_know_no_insides_of_solvers():
+    for file, name in zip(FILES, NAMES, strict=True):
+        if name.startswith("_selection/"):
+            known = {dotted for dotted in imported(read(file), name) if "._solvers" in dotted}
+            assert known <= {"torch_logreg._solvers.natural.NaturalSGD"}
+
+
 @pytest.mark.parametrize("wing", FLOORS)
 def test_a_wing_has_no_cycle(wing):
     graph = {}

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from helpers.objectives import held_objective
-from torch_logreg._contracts.objective import Factors, Fisher
+from torch_logreg._contracts.objective import NO_HINTS, Factors, Fisher
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._linear.objective import ColumnsObjective
 from torch_logreg._losses.losses import LOSSES
-from torch_logreg._solvers.fisher import Cholesky, Kronecker, SampledFisher
-from torch_logreg._solvers.search import MAX_DAMPING, State, Trial, start
+from torch_logreg._solvers.fisher import MAX_DAMPING, Cholesky, Kronecker, Metric, SampledFisher
+from torch_logreg._solvers.search import Trial, start
 
 MANY = 10**15  # rows, so that no factor is shrunk
 
@@ -183,11 +183,14 @@ def _residual(metric: SampledFisher, objective: ColumnsObjective, w: Tensor, v: 
     return float(size.sqrt().max())
 
 
-def _trial(objective: ColumnsObjective, w: Tensor, step: float, verdict: float = 0.0) -> tuple[State, Trial]:
-    """A step that did exactly what the quadratic model predicts, or failed."""
+def _learn(
+    metric: Metric, objective: ColumnsObjective, w: Tensor, step: float, failed: bool = False
+) -> np.ndarray:
+    """Teach a step that did exactly what the quadratic model predicts, or whose solve failed."""
     before, ones = start(objective, w), np.ones(objective.n_problems)
     after = before._replace(objective=before.objective - step * (1 - step / 2) * ones)
-    return before, Trial(after, step * ones, ones, 0 * ones, lambda: torch.zeros(1), verdict + 0 * ones)
+    trial = Trial(after, step * ones, ones, 0 * ones, 0 * ones, w, NO_HINTS)
+    return metric.learn(before, trial, np.full(len(ones), failed))
 
 
 @losses
@@ -198,10 +201,10 @@ def test_a_sampled_fisher_matrix_is_solved_as_accurately_as_its_quadratic_model_
     metric = SampledFisher(objective, objective, objective.rows.n_rows, exact=exact)
     metric.update(objective, w)
     assert _residual(metric, objective, w, v) <= SampledFisher.FAR_ACCURACY
-    metric.learn(*_trial(objective, w, 1.0))
+    _learn(metric, objective, w, 1.0)
     metric.update(objective, w)
     assert _residual(metric, objective, w, v) <= SampledFisher.ACCURACY
-    assert metric.succeeded.all()
+    assert not metric.failed.any()
 
 
 def test_a_solve_that_did_not_arrive_is_given_more_steps_until_more_are_no_use():
@@ -209,10 +212,10 @@ def test_a_solve_that_did_not_arrive_is_given_more_steps_until_more_are_no_use()
     w = 0.5 * _random(objective)
     metric = SampledFisher(objective, objective, objective.rows.n_rows, exact=True)
     metric.update(objective, w)
-    may_help = [bool(metric.learn(*_trial(objective, w, 0.0, verdict=np.inf)).all()) for _ in range(20)]
+    may_help = [bool(_learn(metric, objective, w, 0.0, failed=True).all()) for _ in range(20)]
     assert may_help[0] and not may_help[-1]
     assert may_help == sorted(may_help, reverse=True)
-    assert not metric.learn(*_trial(objective, w, 1.0)).any()  # a step that was as predicted
+    assert not _learn(metric, objective, w, 1.0).any()  # a step that was as predicted
 
 
 @losses
@@ -238,7 +241,7 @@ def test_cholesky_solves_the_fisher_matrix(loss, fit_intercept):
     w, v = 0.5 * _random(objective), _random(objective, seed=1)
     metric = Cholesky(objective)
     metric.update(objective, w)
-    assert metric.succeeded.all()
+    assert not metric.failed.any()
     torch.testing.assert_close(objective.curvature(w).product(metric.solve(v)), v, rtol=1e-10, atol=1e-11)
 
 
@@ -268,19 +271,19 @@ def _given(matrix: list[list[list[float]]]) -> SimpleNamespace:
     return SimpleNamespace(dtype=torch.float64, n_problems=len(of_all), curvature=lambda w: curvature)
 
 
-def _verdict(*values: float) -> tuple[None, Trial]:
-    ones = np.ones(len(values))
-    return None, Trial(None, ones, ones, 0 * ones, lambda: torch.zeros(len(values)), np.array(values))
+def _failed(*values: bool) -> tuple[None, None, np.ndarray]:
+    """What a factorisation learns: nothing of the step."""
+    return None, None, np.array(values)
 
 
 def test_cholesky_damps_what_fails_until_it_succeeds_and_less_again_later():
     regular, indefinite = [[2.0, 0.5], [0.5, 1.0]], [[1.0, 1.05], [1.05, 1.0]]
     metric, objective = Cholesky(_given([regular, indefinite])), _given([regular, indefinite])
     metric.update(objective, None)
-    assert metric.succeeded.tolist() == [True, False]
+    assert (metric.failed != 0).tolist() == [False, True]
     failures = 0
-    while not metric.succeeded.all():
-        may_help = metric.learn(*_verdict(*np.where(metric.succeeded, 0.0, np.inf)))
+    while metric.failed.any():
+        may_help = metric.learn(*_failed(*(metric.failed != 0).tolist()))
         assert may_help.tolist() == [False, True]
         failures += 1
         metric.update(objective, None)
@@ -293,7 +296,7 @@ def test_cholesky_damps_what_fails_until_it_succeeds_and_less_again_later():
     # The problem beside it is not damped.
     torch.testing.assert_close(torch.tensor(regular, dtype=torch.float64) @ x[0], v[0], rtol=1e-13, atol=0)
     for _ in range(10):
-        metric.learn(*_verdict(0.0, 0.0))
+        metric.learn(*_failed(False, False))
     metric.update(_given([regular, regular]), None)
     x = metric.solve(v)
     torch.testing.assert_close(torch.tensor(regular, dtype=torch.float64) @ x[1], v[1], rtol=1e-13, atol=0)
@@ -305,8 +308,8 @@ def test_a_matrix_that_no_damping_saves_is_given_up():
     may_help = []
     for _ in range(12):
         metric.update(hopeless, None)
-        assert not metric.succeeded.any()
-        may_help.append(bool(metric.learn(*_verdict(np.inf)).all()))
+        assert metric.failed.all()
+        may_help.append(bool(metric.learn(*_failed(True)).all()))
     assert may_help[0] and not may_help[-1]
 
 
@@ -316,15 +319,15 @@ def test_the_largest_damping_is_tried_before_a_matrix_is_given_up():
     metric = Cholesky(late)
     for _ in range(12):
         metric.update(late, None)
-        if metric.succeeded.all():
+        if not metric.failed.any():
             break
-        assert metric.learn(*_verdict(np.inf)).all()
-    assert metric.succeeded.all()
+        assert metric.learn(*_failed(True)).all()
+    assert not metric.failed.any()
 
 
 def test_a_parameter_with_no_effect_is_no_reason_to_fail():
     metric = Cholesky(_given([[[2.0, 0.0], [0.0, 0.0]]]))
     metric.update(_given([[[2.0, 0.0], [0.0, 0.0]]]), None)
-    assert metric.succeeded.all()
+    assert not metric.failed.any()
     x = metric.solve(torch.tensor([[1.0, 0.0]], dtype=torch.float64))
     torch.testing.assert_close(x, torch.tensor([[0.5, 0.0]], dtype=torch.float64), rtol=1e-14, atol=0)

@@ -11,8 +11,11 @@ from helpers.objectives import streamed_objective
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._losses.losses import LOSSES
+from torch_logreg._solvers import in_metric
 from torch_logreg._solvers.fisher import Kronecker
-from torch_logreg._solvers.natural import Descent
+from torch_logreg._solvers.in_metric import Kept, Thrift
+from torch_logreg._solvers.iterate import iterate
+from torch_logreg._solvers.search import start
 from torch_logreg._solvers.stopping import Progress
 
 
@@ -23,20 +26,20 @@ class Uphill(Kronecker):
         return -super().solve(v)
 
 
-@pytest.mark.parametrize("lazy", [True, False])
-def test_a_sampled_metric_without_a_way_down_gives_way_to_all_rows(lazy):
+def test_a_sampled_metric_without_a_way_down_gives_way_to_all_rows(monkeypatch):
+    made, exact = [], in_metric.exact_metric
+    monkeypatch.setattr(in_metric, "exact_metric", lambda *args: made.append(args) or exact(*args))
     rng, loss = np.random.default_rng(0), LOSSES["softmax"]
     X = torch.from_numpy(rng.normal(size=(300, 4)))
     codes = torch.from_numpy(rng.integers(0, 3, size=300))
     rows = ArrayRows(X, loss.encode(codes, X.dtype), torch.ones(1, 300, dtype=X.dtype), 3)
     objective = streamed_objective(rows, loss, torch.tensor([1.0], dtype=X.dtype), 3, True)
     steps = []
-    progress = Progress(objective, 1e-6)
-    descent = Descent(
-        objective, Uphill(objective, objective, 300), lazy, 100, progress, lambda i: steps.append(i.step[0])
-    )
-    solution = descent.run(torch.zeros(1, objective.n_parameters, dtype=X.dtype))
+    progress = Progress(objective, 1e-6, 100, lambda iteration: steps.append(iteration.step[0]))
+    directions = Kept(objective, Uphill(objective, objective, 300), Thrift(1e-6, memory=10), is_good=False)
+    solution = progress.solution(iterate(directions, start(objective, objective.zeros()), progress))
     assert steps[0] == 0  # which alone would be said of rounding, "precision"
+    assert len(made) == 1  # which learns from step to step how accurately it is to be solved
     assert solution.reasons == ["converged"]
     assert solution.gradient_norm[0] < 1e-6
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -17,7 +15,8 @@ from torch_logreg._fit.plan import natural_settings
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._solvers import stopping
 from torch_logreg._solvers.fisher import Cholesky, Shared
-from torch_logreg._solvers.natural import Descent
+from torch_logreg._solvers.in_metric import Kept, Thrift
+from torch_logreg._solvers.iterate import iterate
 from torch_logreg._solvers.registry import SOLVERS
 from torch_logreg._solvers.search import start
 from torch_logreg._solvers.stopping import Progress
@@ -71,9 +70,14 @@ def test_problems_that_leave_end_where_they_would_have_ended(solver, name, kind,
     monkeypatch.setattr(stopping, "LEAVE_NUMBERS", 0)
     told, left = [], []
     plain = Progress.leave
-    monkeypatch.setattr(
-        Progress, "leave", lambda self, state, stay: left.append(len(stay)) or plain(self, state, stay)
-    )
+
+    def leave(self, directions, state):
+        staying = plain(self, directions, state)
+        if len(staying[1].w) < len(state.w):
+            left.append(len(staying[1].w))
+        return staying
+
+    monkeypatch.setattr(Progress, "leave", leave)
     leaving = solver.minimize(objective, w, lambda i: bool(told.append(i._replace(done=i.done.copy()))))
     assert left
     assert leaving.reasons == together.reasons == ["converged"] * objective.n_problems
@@ -121,11 +125,10 @@ def test_a_last_step_nobody_looks_back_on_saves_a_pass_and_ends_at_the_same_poin
     def run(look_back):
         metric = Cholesky(objective)
         metric.update(objective, w)
-        progress = Progress(objective, 1e-6)
+        progress = Progress(objective, 1e-6, 100, go_on)
         read = objective.rows.rows_read
-        descent = Descent(objective, Shared(metric, 1), True, 100, progress, go_on, (0, 0), look_back)
-        with warnings.catch_warnings():
-            solution = descent.run(w, start(objective, w))
+        directions = Kept(objective, Shared(metric, 1), Thrift(1e-6, 10), is_good=False, look_back=look_back)
+        solution = progress.solution(iterate(directions, start(objective, w), progress))
         return solution, (objective.rows.rows_read - read) // objective.rows.n_rows
 
     (looked, n_looked), (blind, n_blind) = run(True), run(False)

@@ -12,6 +12,14 @@ from torch import Tensor
 from torch_logreg._contracts.objective import Objective
 
 
+class Evaluated(NamedTuple):
+    """Weights, and what F is there."""
+
+    w: Tensor  # (P, n_parameters)
+    value: Tensor  # (P,)
+    gradient: Tensor  # (P, n_parameters)
+
+
 class Iteration(NamedTuple):
     """One update of the weights; every array is (P,)."""
 

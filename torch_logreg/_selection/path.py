@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
 from torch_logreg._contracts.objective import Factorable
-from torch_logreg._contracts.solver import Iteration, Solution, Solver
+from torch_logreg._contracts.solver import Evaluated, Iteration, Solution, Solver
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
 from torch_logreg._data.tensors import features_to, float_dtype, to_tensor
@@ -39,10 +39,7 @@ from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.losses import LOSSES, Loss
 from torch_logreg._runtime.devices import supports_float64
 from torch_logreg._runtime.out_of_memory import check_room
-from torch_logreg._solvers.fisher import Cholesky, Kronecker, Shared
-from torch_logreg._solvers.natural import MEMORY, Descent
-from torch_logreg._solvers.search import start
-from torch_logreg._solvers.stopping import Progress
+from torch_logreg._solvers.natural import NaturalSGD
 
 SCRATCH = 3 * 2**24  # bytes that any fit takes, for however few problems
 
@@ -166,7 +163,7 @@ class PathSolver:
         n_rows, d = self.data.X.shape
         m = d + self.fit_intercept
         p = self.K * m
-        vectors = p * (2 * MEMORY * self.dtype.itemsize + 12 * self.exact.itemsize)
+        vectors = p * (2 * NaturalSGD.memory * self.dtype.itemsize + 12 * self.exact.itemsize)
         held = has_own_metrics(self._shape(1))
         return vectors + self._matrix_bytes() + (10 * self.exact.itemsize * n_rows * self.K if held else 0)
 
@@ -212,7 +209,11 @@ class PathSolver:
         return LinearModel(self.loss, C, self.K, self.fit_intercept)
 
     def _solver(self, objective: Factorable) -> Solver[Factorable]:
-        return self.make_solver(**natural_settings(objective) if self.natural else {})
+        return self._natural(objective) if self.natural else self.make_solver()
+
+    def _natural(self, objective: Factorable, **changed: Any) -> NaturalSGD:
+        made = self.make_solver()
+        return NaturalSGD(made.max_iter, made.tol, **natural_settings(objective) | changed)
 
     def _weights(self, coordinates: Coordinates, coef: np.ndarray, intercept: np.ndarray) -> Tensor:
         given = (torch.as_tensor(array, dtype=self.exact, device=self.device) for array in (coef, intercept))
@@ -242,15 +243,14 @@ class PathSolver:
         C = torch.tensor(Cs[chunk], dtype=self.exact, device=self.device)
         strength, eps = 1 / (C * weight_sums.mean()), float(torch.finfo(self.dtype).eps)
         shape = self._shape(len(chunk) * n_folds)
-        own = not self.natural or has_own_metrics(shape)
-        here = common.objective.coordinates
-        metric = None if own else common.metric(shape, for_problems(here, strength, eps))
+        here, kind = common.objective.coordinates, shared_metric_of(shape)
+        shares = self.natural and not has_own_metrics(shape) and kind != "products"
         rows = FoldRows(
             self.rows(len(chunk) * n_folds), self.on_device[3], self._index(np.tile(folds, len(chunk)))
         )
         model = self._model(Cs[chunk].repeat(n_folds))
         raw = [array[-1, chunk].repeat(n_folds, axis=0) for array in path[:2]]
-        if metric is None and choose(DESIGNS, shape) == "held columns":
+        if not shares and choose(DESIGNS, shape) == "held columns":
             held = hold_all(rows, model)
             objective = ColumnsObjective(held, self.loss)
             w = self._weights(held.coordinates, *raw)
@@ -260,17 +260,15 @@ class PathSolver:
         coordinates = for_problems(here, strength.repeat_interleave(n_folds), eps)
         objective = ColumnsObjective(Streamed(rows, model, coordinates), self.loss)
         w = self._weights(coordinates, *raw)
-        if metric is None:
-            solution = self._solver(objective).minimize(objective, w, _go_on)
-        else:
-            solver, told = self._solver(objective), natural_settings(objective)
-            shared, progress = Shared(metric, n_folds), Progress(objective, solver.tol)
-            works = told["kept_work"], told["late_work"]
-            descent = Descent(
-                objective, shared, True, solver.max_iter, progress, _go_on, works, look_back=False
+        if shares:
+            there = for_problems(here, strength, eps)
+            metric = self._natural(common.objective, metric=kind).metric_at(
+                common.objective, common.w, lambda of: Moved(of, here, there)
             )
-            evaluate = partial(objective.value_and_gradient, n_alike=n_folds)
-            solution = descent.run(w, start(objective, w, evaluate))
+            at = Evaluated(w, *objective.value_and_gradient(w, n_alike=n_folds))
+            solution = self._natural(objective).resume(objective, at, metric, _go_on)
+        else:
+            solution = self._solver(objective).minimize(objective, w, _go_on)
         self._keep(path, coordinates, solution, folds, chunk)
 
     def _index(self, numbers: np.ndarray) -> Tensor:
@@ -334,20 +332,3 @@ class _AllRows(NamedTuple):
 
     objective: ColumnsObjective
     w: Tensor  # (n_Cs, n_parameters)
-
-    def metric(self, shape: Shape, coordinates: Coordinates) -> Cholesky | Kronecker | None:
-        """The Fisher matrix for each C, in other coordinates; None where products must do."""
-        objective, kind = self.objective, shared_metric_of(shape)
-        sample, _, n_rows = (
-            objective.batches[-1] if objective.batches else (objective, 0.0, objective.rows.n_rows)
-        )
-        if kind == "cholesky":
-            cholesky = Cholesky(objective)
-            cholesky.set(Moved(sample.curvature(self.w), objective.coordinates, coordinates))
-            return cholesky
-        if kind == "products":
-            return None
-        kronecker, rough = Kronecker(objective, sample, n_rows), sample.rough()
-        curvature = rough.curvature(self.w.to(rough.dtype))
-        kronecker.set(Moved(curvature, objective.coordinates, coordinates))
-        return kronecker

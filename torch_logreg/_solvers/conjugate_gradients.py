@@ -11,7 +11,9 @@ from torch import Tensor
 
 from torch_logreg._contracts.objective import Curved
 from torch_logreg._runtime.devices import looks_are_free
-from torch_logreg._solvers.search import State, largest
+from torch_logreg._solvers.directions import Directions, Lesson
+from torch_logreg._solvers.per_problem import Numbers, index, no, some
+from torch_logreg._solvers.search import State, Trial, largest
 
 CG_STEPS, CG_MAX_STEPS = 16, 4096
 CG_ACCURACY = 1e-5  # of a direction that is to prove convergence
@@ -108,7 +110,7 @@ class Spikes:
         return residual / self._level + ((residual @ self._U.T) * self._inverse) @ self._U
 
 
-class NewtonCG:
+class NewtonCG(Directions):
     """Newton directions by conjugate gradients, with as many steps as the last one turned out to need.
 
     The most steps of one solve are decided before it starts. Where few rows hold nearly all of the Fisher
@@ -118,8 +120,11 @@ class NewtonCG:
     else the diagonal, anew each time.
     """
 
+    are_newton = True
+    _accurate: Tensor  # (P,) bool
+
     def __init__(self, objective: Curved, tol: float | None) -> None:
-        self._objective, self._tol, self._n_steps = objective, tol, CG_STEPS
+        self.objective, self._tol, self._n_steps = objective, tol, CG_STEPS
         # In exact arithmetic n_parameters steps solve it; many more than that is rounding, not progress.
         self._max_steps = min(CG_MAX_STEPS, 4 * objective.n_parameters + CG_STEPS)
         self._many = objective.n_parameters > MANY_PARAMETERS
@@ -128,13 +133,8 @@ class NewtonCG:
         self._inverse_diagonal = torch.empty(0, dtype=objective.dtype, device=objective.rows.device)
         self._spikes: Spikes | None = None
 
-    @property
-    def objective(self) -> Curved:
-        return self._objective
-
-    def direction(self, state: State) -> tuple[Tensor, Tensor]:
-        """The direction (P, n_parameters), and whether its accuracy is what was asked for, (P,)."""
-        objective, near = self._objective, largest(state.gradient) <= (self._tol or 0.0)
+    def direction(self, state: State) -> Tensor:
+        objective, near = self.objective, largest(state.gradient) <= (self._tol or 0.0)
         active = None
         self._gathering |= self._many and self._last_steps > FEW_STEPS  # rows that are gathered have to pay
         if self._gathering and looks_are_free(near.device):
@@ -149,11 +149,16 @@ class NewtonCG:
         )
         if active is not None:
             objective.rows.rows_read += active.rows.rows_read
-        return direction, reached <= accuracy
+        self._accurate = reached <= accuracy
+        return direction
+
+    def judge(self, reached: Tensor) -> Tensor:
+        """Whether the accuracy of the direction is what was asked for."""
+        return self._accurate
 
     def _learn(self, there: Curved, w: Tensor) -> None:
         """Make a preconditioner, the diagonal that of the rows `there`."""
-        sketch = self._objective.hints.sketch(w, SKETCH_ROWS)
+        sketch = self.objective.hints.sketch(w, SKETCH_ROWS)
         if sketch is not None:
             self._spikes = Spikes(sketch.rows, sketch.decay)
             return
@@ -165,30 +170,26 @@ class NewtonCG:
         if self._spikes is not None:
             return self._spikes(residual)
         known = len(self._inverse_diagonal) > 0
-        return residual * self._inverse_diagonal if known else self._objective.hints.natural(residual)
-
-    def may_leave(self, done: np.ndarray) -> np.ndarray:
-        """Which of the problems that are done need not stay in the batch."""
-        return done
+        return residual * self._inverse_diagonal if known else self.objective.hints.natural(residual)
 
     def select(self, problems: np.ndarray) -> NewtonCG | None:
-        """For some of the problems; None where all must stay together."""
-        objective = self._objective.select(problems)
+        objective = self.objective.select(problems)
         if objective is None:
             return None
-        some = copy.copy(self)
-        some._objective = objective
+        fewer = copy.copy(self)
+        fewer.objective = objective
         if len(self._inverse_diagonal):
-            some._inverse_diagonal = self._inverse_diagonal[
-                torch.as_tensor(problems, dtype=torch.int64, device=objective.rows.device)
-            ]
-        return some
+            fewer._inverse_diagonal = self._inverse_diagonal[index(problems, objective.rows.device)]
+        return fewer
 
-    def adapt(self, trust: np.ndarray) -> np.ndarray:
+    def learn(self, before: State, trial: Trial, done: Numbers) -> Lesson:
+        return Lesson(trial.verdict, self.adapt(trial.verdict > 0))
+
+    def adapt(self, trust: Numbers) -> Numbers:
         """More steps next time where these were too few; returns where that may still help."""
-        failed = ~trust
+        failed = no(trust)
         improvable = failed & (self._n_steps < self._max_steps or not self._hard)
-        if failed.any():
+        if some(failed):
             self._hard = True
             self._n_steps = min(2 * self._n_steps, self._max_steps)
         return improvable

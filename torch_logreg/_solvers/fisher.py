@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeAlias
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -11,32 +11,78 @@ from torch import Tensor
 
 from torch_logreg._contracts.objective import Factorable, Matrices
 from torch_logreg._solvers.conjugate_gradients import CG_ACCURACY, conjugate_gradient
-from torch_logreg._solvers.search import MAX_DAMPING, State, Trial
+from torch_logreg._solvers.per_problem import Numbers, array, column, each, index, pick, some, where
+from torch_logreg._solvers.search import State, Trial
 
-CONTRACTION = 0.5  # of the gradient in a step, by which a metric shows that it is good
 NEARLY = 100.0  # times the decrease at which a fit ends: there its prediction must be accurate
 ROUNDING = 1e-12  # of its diagonal, added to a factor that nothing else makes regular
+MAX_DAMPING = 1.0  # of a Fisher matrix, in parts of its diagonal
+LONG = 15  # updates
 
 
-class Cholesky:
+class Metric(ABC):
+    """What stands in for the Fisher matrix at some weights, of each of several problems."""
+
+    exact = False  # once updated on all rows: the decrement is the Newton decrement
+    patience = np.inf  # steps that may fail to contract the gradient before it is given up
+    scaled = False  # whether secant pairs scale it to the curvature of the last one
+    belief = 0.1  # in the decrement where steps do not contract the gradient, or it was not solved with
+    enough = np.inf  # steps after which they are best made with a factorisation, if that is cheap
+
+    failed: Tensor  # (P,), not 0 where directions are no use
+
+    @abstractmethod
+    def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
+        """Whether it is to be updated before the next step."""
+
+    @abstractmethod
+    def update(self, objective: Factorable, w: Tensor) -> None:
+        """Make it anew at the weights `w`."""
+
+    @abstractmethod
+    def solve(self, v: Tensor) -> Tensor:
+        """The inverse of the matrix times `v`, both (P, n_parameters)."""
+
+    def size(self, v: Tensor) -> Tensor:
+        """What ``v @ size(v)`` measures a gradient by: cheap, and the inverse of the metric or nearly so."""
+        return self.solve(v)
+
+    def may_leave(self, done: Numbers) -> Numbers:
+        """Which of the problems that are done need not stay: none, where it is made of them all."""
+        return np.zeros_like(done)
+
+    @abstractmethod
+    def select(self, problems: np.ndarray) -> Metric | None:
+        """The matrices of some problems; None where all must stay together."""
+
+    def learn(self, before: State, trial: Trial, failed: Numbers) -> Numbers:
+        """Take in a step made just after an update; returns where the next may be better."""
+        return each(False, len(self.failed))
+
+
+class Factorised(Metric):
+    """A metric that is factorised once it is made."""
+
+    @abstractmethod
+    def set(self, curvature: Matrices) -> None:
+        """Make it of these matrices."""
+
+
+class Cholesky(Factorised):
     """The Fisher matrix at some weights, factorised.
 
     A little of its own diagonal is added to the matrix: as much as rounding may have taken from it,
     more where the factorisation still fails, and less again later (Levenberg 1944, Marquardt 1963).
     """
 
-    exact = True  # once updated on all rows: the decrement is the Newton decrement
-    proves = True  # accurate enough to end a fit
-    patience = np.inf  # steps that may fail to contract the gradient before it is given up
-    scaled = False
-    belief = 0.0  # in the decrement where steps do not contract the gradient
+    exact = True
+    belief = 0.0
 
     factor: Tensor  # (P, n_parameters, n_parameters)
-    succeeded: Tensor  # (P,) bool
 
     def __init__(self, objective: Factorable) -> None:
         self._least = 4 * float(torch.finfo(objective.dtype).eps)
-        self._damping = np.full(objective.n_problems, self._least)
+        self._damping = each(self._least, objective.n_problems)
         self._damped = False  # more than that
         self._tiny = float(torch.finfo(objective.dtype).tiny)
 
@@ -49,87 +95,43 @@ class Cholesky:
     def set(self, curvature: Matrices) -> None:
         matrix = curvature.matrix()
         diagonal = matrix.diagonal(dim1=1, dim2=2)
-        if self._damped:
-            damping = torch.as_tensor(self._damping, dtype=matrix.dtype, device=matrix.device)
-            diagonal.mul_(1 + damping[:, None])
-        else:
-            diagonal.mul_(1 + self._least)
+        diagonal.mul_(1 + (column(self._damping, matrix) if self._damped else self._least))
         diagonal.clamp_(min=self._tiny)  # 0 for a parameter with no effect
         self.factor, info = torch.linalg.cholesky_ex(matrix)
-        self.succeeded = info == 0
+        self.failed = info.to(matrix.dtype)
 
     def solve(self, v: Tensor) -> Tensor:
-        if v.shape[0] == self.factor.shape[0]:
+        if v.size(0) == self.factor.size(0):
             return torch.cholesky_solve(v.unsqueeze(2), self.factor).squeeze(2)
         return torch.cholesky_solve(v.view(len(self.factor), -1, v.shape[1]).mT, self.factor).mT.reshape_as(v)
 
-    size = solve  # see `Kronecker.size`
-
     def select(self, problems: np.ndarray) -> Cholesky:
-        """The matrices of some problems."""
-        some, index = copy.copy(self), torch.as_tensor(problems, dtype=torch.int64, device=self.factor.device)
-        some.factor, some.succeeded = self.factor[index], self.succeeded[index]
-        some._damping = self._damping[problems]
-        return some
+        fewer, here = copy.copy(self), index(problems, self.factor.device)
+        fewer.factor, fewer.failed = self.factor[here], self.failed[here]
+        fewer._damping = pick(self._damping, problems)
+        return fewer
 
-    def may_leave(self, done: np.ndarray) -> np.ndarray:
-        """Which of the problems that are done need not stay in the batch."""
+    def may_leave(self, done: Numbers) -> Numbers:
         return done
 
-    def learn(self, before: State, trial: Trial) -> np.ndarray:
-        return self.damp(trial.verdict == np.inf)
-
-    def damp(self, failed: np.ndarray) -> np.ndarray:
-        """Damp more where the factorisation failed; returns where that may still help."""
-        if not self._damped and not any(failed):
+    def learn(self, before: State, trial: Trial, failed: Numbers) -> Numbers:
+        """Damp more where the factorisation failed."""
+        if not self._damped and not some(failed):
             return failed
         improvable = failed & (self._damping < MAX_DAMPING)
-        damping = np.where(failed, self._damping * 100, self._damping / 100)
+        damping = where(failed, self._damping * 100, self._damping / 100)
         self._damping = np.clip(damping, self._least, MAX_DAMPING)
-        self._damped = bool((self._damping > self._least).any())
+        self._damped = some(self._damping > self._least)
         return improvable
 
 
-class NewtonCholesky:
-    """Newton directions by a factorisation each, as `NewtonCG` makes them without any."""
-
-    def __init__(self, objective: Factorable) -> None:
-        self._objective, self._metric = objective, Cholesky(objective)
-
-    @property
-    def objective(self) -> Factorable:
-        return self._objective
-
-    def direction(self, state: State) -> tuple[Tensor, Tensor]:
-        """The direction (P, n_parameters), and whether the factorisation succeeded, (P,)."""
-        self._metric.update(self._objective, state.w)
-        return self._metric.solve(state.gradient).neg_(), self._metric.succeeded
-
-    def adapt(self, trust: np.ndarray) -> np.ndarray:
-        """Damp more next time where it failed; returns where that may still help."""
-        return self._metric.damp(~trust)
-
-    def may_leave(self, done: np.ndarray) -> np.ndarray:
-        return done
-
-    def select(self, problems: np.ndarray) -> NewtonCholesky | None:
-        """For some of the problems; None where all must stay together."""
-        objective = self._objective.select(problems)
-        if objective is None:
-            return None
-        some = copy.copy(self)
-        some._objective, some._metric = objective, self._metric.select(problems)
-        return some
-
-
-class Kronecker:
+class Kronecker(Factorised):
     """``outputs kron columns + diag(decay)``, see `Factors`, by an eigendecomposition of each factor.
 
     Where there are about as many columns as rows, their factor is shrunk towards its diagonal.
     """
 
-    exact = proves = False
-    patience = 40
+    patience = 40.0
     scaled = True
     belief = 0.1  # it was seen to underrate the decrease still to come by up to ten
 
@@ -139,7 +141,7 @@ class Kronecker:
         self._dtype = objective.rows.dtype if sample.dtype == objective.dtype else sample.dtype
         self._vectors = self._curve = torch.empty(0, dtype=self._exact, device=objective.rows.device)
         self._shift_invariant = objective.n_outputs > 1
-        self.succeeded = torch.ones(objective.n_problems, dtype=torch.bool, device=objective.rows.device)
+        self.failed = torch.zeros(objective.n_problems, dtype=self._exact, device=objective.rows.device)
 
     def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
         return n_updates in (0, 3, 8) or not full_step
@@ -181,7 +183,7 @@ class Kronecker:
         n = len(x) // P
         if n > 1:
             curve, U_in, U_out, root = (
-                each.repeat_interleave(n, dim=0) for each in (curve, U_in, U_out, root)
+                of_one.repeat_interleave(n, dim=0) for of_one in (curve, U_in, U_out, root)
             )
         x = torch.bmm(U_in, self._times(x * root, self._vectors)).div_(curve)
         return self._times(torch.bmm(U_out, x), self._vectors.mT).mul_(root).view(v.shape).to(v.dtype)
@@ -191,27 +193,18 @@ class Kronecker:
         """``x @ vectors``, of which there may be fewer: (_, K, m)."""
         return torch.bmm(x.view(len(vectors), -1, x.shape[2]), vectors).view(x.shape)
 
-    def size(self, v: Tensor) -> Tensor:
-        """What ``v @ size(v)`` measures a gradient by: cheap, and the inverse of the metric or nearly so."""
-        return self.solve(v)
-
     def select(self, problems: np.ndarray) -> Kronecker:
-        """The matrices of some problems."""
-        some, index = copy.copy(self), torch.as_tensor(problems, dtype=torch.int64, device=self._curve.device)
-        matrices = (self._U_in, self._U_out, self._curve, self._root, self.succeeded)
-        some._U_in, some._U_out, some._curve, some._root, some.succeeded = (each[index] for each in matrices)
+        fewer, here = copy.copy(self), index(problems, self._curve.device)
+        matrices = (self._U_in, self._U_out, self._curve, self._root, self.failed)
+        fewer._U_in, fewer._U_out, fewer._curve, fewer._root, fewer.failed = (
+            of_all[here] for of_all in matrices
+        )
         if len(self._vectors) > 1:
-            some._vectors = self._vectors[index]
-        return some
-
-    def may_leave(self, done: np.ndarray) -> np.ndarray:
-        return np.zeros_like(done)  # what it is made of is of all problems
-
-    def learn(self, before: State, trial: Trial) -> np.ndarray:
-        return np.full(trial.step.shape, False)
+            fewer._vectors = self._vectors[here]
+        return fewer
 
 
-class SampledFisher:
+class SampledFisher(Metric):
     """The Fisher matrix over a sample of the rows, solved with by conjugate gradients.
 
     The preconditioner is the Kronecker approximation to it. Where the sample is all rows the
@@ -225,9 +218,7 @@ class SampledFisher:
     Scientific Computing 17(1).
     """
 
-    patience = 5
-    scaled = False
-    belief = 0.1
+    patience = 5.0
     ACCURACY, FAR_ACCURACY = 0.1, 0.5
     STEPS, STEPS_ON_SAMPLE = 16, 64
     MANY_STEPS = 12  # for which the preconditioner must be old
@@ -236,14 +227,16 @@ class SampledFisher:
         self, objective: Factorable, sample: Factorable, n_sampled: int, exact: bool, tol: float | None = None
     ) -> None:
         self.exact, self._sample = exact, sample
-        self.proves, self._decrease = False, NEARLY * (tol or 0.0) ** 2
+        self.enough = LONG if exact else np.inf
+        self._proves, self._decrease = False, NEARLY * (tol or 0.0) ** 2
         # All rows are no sample: directions in which they do not vary have no curvature but the penalty's.
         self._preconditioner = Kronecker(objective, sample, np.inf if exact else n_sampled)
         self._n_updates, self._last_steps = 0, 0
         # In exact arithmetic n_parameters steps solve it; many more than that is rounding, not progress.
         self._most, self._ceiling = self.STEPS_ON_SAMPLE, 4 * objective.n_parameters + self.STEPS_ON_SAMPLE
         self._accuracy, self._on_sample = self.FAR_ACCURACY, not exact
-        self.succeeded = self._preconditioner.succeeded
+        self.failed = self._preconditioner.failed
+        self.belief = 0.0 if exact else 0.1
 
     def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
         if self._on_sample:
@@ -262,11 +255,12 @@ class SampledFisher:
         largest = torch.where(largest > 0, largest, 1.0)
         b = (v / largest).to(self._sample.dtype)
         # Once little is left to gain the direction is to prove that it is.
-        accuracy = torch.full_like(b[:, 0], CG_ACCURACY if self.proves else self._accuracy)
+        accuracy = torch.full_like(b[:, 0], CG_ACCURACY if self._proves else self._accuracy)
         x, reached, self._last_steps = conjugate_gradient(
             self._curvature.product, b, self._preconditioner.solve, self._most, accuracy
         )
-        self.succeeded = reached <= accuracy if self.exact else self._preconditioner.succeeded
+        if self.exact:
+            self.failed = (~(reached <= accuracy)).to(v.dtype)
         return x.to(v.dtype) * largest
 
     def size(self, v: Tensor) -> Tensor:
@@ -275,37 +269,32 @@ class SampledFisher:
     def select(self, problems: np.ndarray) -> None:
         """What it is made of is of all problems, so they stay together."""
 
-    def may_leave(self, done: np.ndarray) -> np.ndarray:
-        return np.zeros_like(done)  # what it is made of is of all problems
-
-    def learn(self, before: State, trial: Trial) -> np.ndarray:
-        """Solve as accurately as the quadratic model is; returns where more steps may help."""
-        step, predicted = trial.step, trial.step * (1 - trial.step / 2) * trial.decrement
+    def learn(self, before: State, trial: Trial, failed: Numbers) -> Numbers:
+        """Solve as accurately as the quadratic model is; more steps may help where a solve failed."""
+        step, decrement = array(trial.step), array(trial.decrement)
+        predicted = step * (1 - step / 2) * decrement
         moved = (step > 0) & (predicted > 0)
         if moved.any():
-            actual = (before.objective - trial.state.objective)[moved] / predicted[moved]
+            actual = array(before.objective - trial.state.objective)[moved] / predicted[moved]
             self._accuracy = float(np.clip(np.abs(actual - 1).max(), self.ACCURACY, self.FAR_ACCURACY))
-        self.proves = self.exact and bool((trial.decrement / 2 <= self._decrease * before.objective).all())
-        failed = trial.verdict == np.inf
-        if failed.any():
+        self._proves = self.exact and bool((decrement / 2 <= self._decrease * before.objective).all())
+        self.belief = 0.1 if self._proves or not self.exact else 0.0
+        if some(failed):
             self._accuracy, self._most = self.ACCURACY, 2 * self._most
         return failed & (self._most <= self._ceiling)
 
 
-class Shared:
+class Shared(Metric):
     """A metric at fixed weights that serves several problems each: those of a fold have all rows' metric.
 
     Problem p has the matrix ``p // n_each`` of `metric`.
     """
 
-    exact = proves = False
-    belief = 0.1
-
-    def __init__(self, metric: Cholesky | Kronecker, n_each: int) -> None:
+    def __init__(self, metric: Metric, n_each: int) -> None:
         self._metric, self._n_each, self.scaled = metric, n_each, metric.scaled
         # What is the whole Fisher matrix of all rows, or of many, is soon seen not to be a fold's.
         self.patience = 5.0 if metric.exact else metric.patience
-        self.succeeded = metric.succeeded.repeat_interleave(n_each)
+        self.failed = metric.failed.repeat_interleave(n_each)
 
     def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
         return False
@@ -319,15 +308,10 @@ class Shared:
     def size(self, v: Tensor) -> Tensor:
         return self._metric.size(v)
 
-    def may_leave(self, done: np.ndarray) -> np.ndarray:
+    def may_leave(self, done: Numbers) -> Numbers:
         """Those of a matrix leave together."""
         return done.reshape(-1, self._n_each).all(axis=1).repeat(self._n_each)
 
-    def select(self, problems: np.ndarray) -> Shared:
-        return Shared(self._metric.select(problems[:: self._n_each] // self._n_each), self._n_each)
-
-    def learn(self, before: State, trial: Trial) -> np.ndarray:
-        return np.full(trial.step.shape, False)
-
-
-Metric: TypeAlias = Cholesky | Kronecker | SampledFisher | Shared
+    def select(self, problems: np.ndarray) -> Shared | None:
+        fewer = self._metric.select(problems[:: self._n_each] // self._n_each)
+        return None if fewer is None else Shared(fewer, self._n_each)

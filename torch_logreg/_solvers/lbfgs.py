@@ -12,7 +12,10 @@ from torch import Tensor
 from torch_logreg._contracts.objective import Curved
 from torch_logreg._contracts.solver import Callback, Solution, Solver
 from torch_logreg._solvers.conjugate_gradients import NewtonCG
-from torch_logreg._solvers.search import backtrack, start
+from torch_logreg._solvers.directions import Directions, Lesson
+from torch_logreg._solvers.iterate import iterate
+from torch_logreg._solvers.per_problem import Numbers, array, each, no, some
+from torch_logreg._solvers.search import State, Trial, start
 from torch_logreg._solvers.secants import Pair, quasi_newton_direction
 from torch_logreg._solvers.stopping import Progress
 
@@ -20,10 +23,6 @@ from torch_logreg._solvers.stopping import Progress
 @dataclass(frozen=True)
 class LBFGS(Solver[Curved]):
     """L-BFGS with backtracking, and a certificate before it stops.
-
-    A small gradient alone says little where curvature is small, so once the gradient rule is met one
-    Newton direction from conjugate gradients gives the decrease still to be had. It is also taken as the
-    step.
 
     References
     ----------
@@ -35,27 +34,52 @@ class LBFGS(Solver[Curved]):
     memory: int = 10
 
     def minimize(self, objective: Curved, w: Tensor, callback: Callback) -> Solution:
-        progress, newton = Progress(objective, self.tol), NewtonCG(objective, self.tol)
-        pairs: deque[Pair] = deque(maxlen=self.memory)
-        state = start(objective, w)
-        while progress.updates < self.max_iter:
-            direction = quasi_newton_direction(state.gradient, pairs)
-            trust = torch.zeros_like(state.value)
-            improvable = np.zeros(objective.n_problems, dtype=bool)
-            near = (state.gradient_norm <= (self.tol or 0.0)) & ~progress.done
-            if near.any():
-                mask = torch.as_tensor(near, dtype=torch.bool, device=w.device)
-                certificate, accurate = newton.direction(state)
-                direction = torch.where(mask[:, None], certificate, direction)
-                trust = mask & accurate
-            trial = backtrack(objective, state, progress.freeze(direction), trust)
-            trusted = trial.verdict
-            if near.any():
-                improvable = newton.adapt((trusted > 0) | ~near)
-            after = trial.state
-            pairs.append(Pair.between(state.w, state.gradient, after.w, after.gradient, objective.dtype))
-            finished = progress.record(state, trial, trusted, improvable, callback)
-            state = trial.state
-            if finished:
-                break
-        return progress.solution(state)
+        progress = Progress(objective, self.tol, self.max_iter, callback)
+        directions = SecantDirections(objective, self.tol, self.memory)
+        return progress.solution(iterate(directions, start(objective, w), progress))
+
+
+class SecantDirections(Directions):
+    """Directions of secant pairs, and Newton's where the gradient is as small as it is to be.
+
+    A small gradient alone says little where curvature is small, so once the gradient rule is met one
+    Newton direction from conjugate gradients gives the decrease still to be had. It is also taken as the
+    step.
+    """
+
+    _trust: Tensor  # (P,) in the last direction: 1 where it is Newton's, else 0
+
+    def __init__(self, objective: Curved, tol: float | None, memory: int) -> None:
+        self.objective, self._tol, self._newton = objective, tol or 0.0, NewtonCG(objective, tol)
+        self._pairs: deque[Pair] = deque(maxlen=memory)
+        self._done = self._near = each(False, objective.n_problems)
+
+    def direction(self, state: State) -> Tensor:
+        direction = quasi_newton_direction(state.gradient, self._pairs, lambda v: v, scaled=True)
+        self._near = (state.gradient_norm <= self._tol) & no(self._done)
+        self._trust = torch.zeros_like(state.value)
+        if some(self._near):
+            near = torch.as_tensor(array(self._near), dtype=torch.bool, device=state.w.device)
+            direction = torch.where(near[:, None], self._newton.direction(state), direction)
+            self._trust = near & self._newton.judge(state.gradient)
+        return direction
+
+    def judge(self, reached: Tensor) -> Tensor:
+        return self._trust
+
+    def learn(self, before: State, trial: Trial, done: Numbers) -> Lesson:
+        improvable = each(False, len(before.w))
+        if some(self._near):
+            improvable = self._newton.adapt((trial.verdict > 0) | no(self._near))
+        self._pairs.append(Pair.between(before, trial.state, self.objective.dtype))
+        return Lesson(trial.verdict, improvable)
+
+    def may_leave(self, done: Numbers) -> Numbers:
+        return np.zeros_like(done)
+
+    def select(self, problems: np.ndarray) -> None:
+        """All stay together."""
+
+    def escalate(self, done: Numbers) -> Directions:
+        self._done = done
+        return self

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Objective
+from torch_logreg._contracts.objective import Hints, Objective
+from torch_logreg._contracts.solver import Evaluated
+from torch_logreg._solvers.per_problem import Numbers, column, each, every, index, pick, to_host, where
 
 ARMIJO = 1e-4
 MAX_HALVINGS = 30
 # Times eps, by which sums over the rows may rise by rounding alone where slopes say that they fall, and the
 # part of the slope that may be left, or have turned, for that.
 NOISE, TURNED = 64.0, 0.5
-MAX_DAMPING = 1.0  # of a Fisher matrix, in parts of its diagonal
-
-Evaluate: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
+# Of a step that had to be cut, lengths that are tried too: where classes are nearly separable dozens of such
+# steps follow one another, and half of a whole one is often far from the best.
+LENGTHS = (0.25, 0.5, 0.7, 1.4)
+# Of the slope along a whole step, what is left where twice its length is tried too, and so on: a quadratic
+# function leaves nothing, and exp(-z), what is left of losses where classes are nearly separable, 0.37.
+STEEP, LONGEST = 0.28, 64.0
 
 
 class State(NamedTuple):
@@ -27,25 +32,30 @@ class State(NamedTuple):
     w: Tensor  # (P, n_parameters)
     value: Tensor  # (P,)
     gradient: Tensor  # (P, n_parameters)
-    objective: np.ndarray  # (P,)
-    gradient_norm: np.ndarray  # (P,) max |gradient|
+    objective: Numbers
+    gradient_norm: Numbers  # max |gradient|
 
     def select(self, problems: np.ndarray) -> State:
-        index = torch.as_tensor(problems, dtype=torch.int64, device=self.w.device)
-        w, value, gradient = (tensor.index_select(0, index) for tensor in self[:3])
-        return State(w, value, gradient, self.objective[problems], self.gradient_norm[problems])
+        here = index(problems, self.w.device)
+        w, value, gradient = (tensor.index_select(0, here) for tensor in self[:3])
+        return State(w, value, gradient, pick(self.objective, problems), pick(self.gradient_norm, problems))
 
 
-def start(objective: Objective, w: Tensor, evaluate: Evaluate | None = None) -> State:
-    """The point `w`; `evaluate` stands in for the objective's `value_and_gradient`."""
-    value, gradient = (evaluate or objective.value_and_gradient)(w)
-    state = State(w, value, gradient, *_to_host([value, largest(gradient)]))
-    if not (np.isfinite(state.objective).all() and np.isfinite(state.gradient_norm).all()):
-        blame(objective, w, torch.stack([value, largest(gradient)]))
+def start(objective: Objective, w: Tensor) -> State:
+    """The point `w`."""
+    return state_at(objective, Evaluated(w, *objective.value_and_gradient(w)))
+
+
+def state_at(objective: Objective, at: Evaluated) -> State:
+    """The point at which F is known, and finite."""
+    known = [at.value, largest(at.gradient)]
+    state = State(*at, *to_host(known))
+    if not (every(abs(state.objective) < np.inf) and every(state.gradient_norm < np.inf)):
+        _blame(objective, at.w, torch.stack(known))
     return state
 
 
-def blame(objective: Objective, w: Tensor, found: Tensor) -> None:
+def _blame(objective: Objective, w: Tensor, found: Tensor) -> None:
     """Raise ValueError for an F that is not finite at the weights `w` to start from, or for X."""
     if bool(w.any()):
         value, gradient = objective.value_and_gradient(torch.zeros_like(w))
@@ -62,61 +72,115 @@ def largest(gradient: Tensor) -> Tensor:
     return torch.linalg.vector_norm(gradient, torch.inf, dim=1)
 
 
-def _to_host(numbers: list[Tensor]) -> np.ndarray:
-    """Several (P,) tensors in one transfer, of the dtype that holds them all."""
-    return torch.cat(numbers).cpu().numpy().reshape(len(numbers), -1)
-
-
 class Trial(NamedTuple):
     """Where a line search ended."""
 
     state: State
-    step: np.ndarray  # (P,), 0 for a problem that did not move
-    decrement: np.ndarray  # (P,) -gradient @ direction: twice the decrease a Newton step predicts
-    left: np.ndarray  # (P,) the same with the gradient reached
-    reach: Callable[[], Tensor]  # (P,) by how much the whole step moves a raw prediction at most
-    verdict: np.ndarray  # (P,) as given
+    step: Numbers  # 0 for a problem that did not move
+    decrement: Numbers  # -gradient @ direction: twice the decrease a Newton step predicts
+    left: Numbers  # the same with the gradient that the step reached, if that was up to a whole one
+    verdict: Numbers  # what `Directions.judge` says
+    direction: Tensor  # (P, n_parameters), the whole step
+    hints: Hints
+
+    def reach(self) -> Numbers:
+        """By how much the whole step moves a raw prediction at most."""
+        return to_host([self.hints.reach(self.direction)])[0]
 
 
 def backtrack(
-    objective: Objective, state: State, direction: Tensor, verdict: Tensor | Callable[[Tensor], Tensor]
+    objective: Objective,
+    state: State,
+    direction: Tensor,
+    judge: Callable[[Tensor], Tensor],
+    tries_lengths: bool = False,
 ) -> Trial:
     """Armijo backtracking from the whole step, each problem with its own step length.
 
-    All that the host learns of an iteration comes in one transfer with the outcome of a trial: `verdict`
-    (P,) too, which may be a function of the gradient reached. A value that rises by rounding alone is
-    accepted, by more where slopes tell that it falls (Hager, Zhang 2005, SIAM Journal on Optimization 16(1),
-    the approximate Wolfe conditions); a problem whose direction does not descend stays where it is.
+    All that the host learns of an iteration comes in one transfer with the outcome of a trial, what `judge`
+    says of the gradient reached too. A value that rises by rounding alone is accepted, by more where slopes
+    tell that it falls (Hager, Zhang 2005, SIAM Journal on Optimization 16(1), the approximate Wolfe
+    conditions); a problem whose direction does not descend stays where it is. With `tries_lengths`, which
+    only one problem may have, the best of a few lengths is taken where a whole step is too long, and longer
+    ones where it is too short.
     """
-    slope = torch.linalg.vecdot(state.gradient, direction)
-    highest = state.objective + 4 * objective.eps * np.abs(state.objective)
-    noise = state.objective + NOISE * objective.eps * np.abs(state.objective)
-    w, step = state.w + direction, np.ones(len(highest))
+    slope, step = torch.linalg.vecdot(state.gradient, direction), each(1.0, objective.n_problems)
+    rounding, w = objective.eps * abs(state.objective), state.w + direction
+    highest, noise = state.objective + 4 * rounding, state.objective + NOISE * rounding
     for _ in range(MAX_HALVINGS):
         value, gradient = objective.value_and_gradient(w)
-        judged = verdict(gradient) if callable(verdict) else verdict
-        left = torch.linalg.vecdot(gradient, direction)
-        report = _to_host([slope, value, largest(gradient), judged, left])
-        descends = report[0] <= 0  # False for NaN too
-        turned = (report[1] <= noise) & (np.abs(report[4]) <= TURNED * np.abs(report[0]))
-        enough = ((report[1] <= highest + ARMIJO * step * report[0]) | turned) & descends
-        if all(enough == descends):  # for a few problems several times as fast as `.all()`
+        slope_there = torch.linalg.vecdot(gradient, direction)
+        report = [value, largest(gradient), slope, slope_there, judge(gradient)]
+        F, norm, along, left, verdict = to_host(report)
+        descends = along <= 0  # False for NaN too
+        enough = F <= highest + ARMIJO * step * along
+        if not every(enough):
+            enough = enough | ((F <= noise) & (abs(left) <= TURNED * abs(along)))
+        enough = enough & descends
+        if every(enough == descends):
             break
-        step = np.where(enough, step, step / 2)
-        lengths = torch.as_tensor(step, dtype=w.dtype, device=w.device)
-        w = state.w + lengths[:, None] * direction
-    reached = State(w, value, gradient, report[1], report[2])
-    if not all(enough):
-        moved = torch.as_tensor(enough, dtype=torch.bool, device=w.device)
-        reached = State(
-            torch.where(moved[:, None], w, state.w),
-            torch.where(moved, value, state.value),
-            torch.where(moved[:, None], gradient, state.gradient),
-            np.where(enough, report[1], state.objective),
-            np.where(enough, report[2], state.gradient_norm),
-        )
+        step = where(enough, step, step / 2)
+        w = state.w + column(step, w) * direction
+    reached = State(w, value, gradient, F, norm)
+    if not every(enough):
+        step, reached = step * enough, _where(enough, reached, state)
+    elif tries_lengths and (step < 1 or left < STEEP * along):
+        line = _Line(objective, state, direction)
+        reached, step = line.best(reached, step) if step < 1 else line.longer(reached, left, along)
+    return Trial(reached, step, -along, -left, verdict, direction, objective.hints)
 
-    def reach() -> Tensor:
-        return objective.hints.reach(direction)
 
-    return Trial(reached, step * enough, -report[0], -report[4], reach, report[3])
+def foresee(objective: Objective, state: State, direction: Tensor) -> Trial:
+    """The whole step as it is predicted, with F as it is before."""
+    nothing, step = each(0.0, len(direction)), each(1.0, len(direction))
+    decrement = to_host([-torch.linalg.vecdot(state.gradient, direction)])[0]
+    after = state._replace(w=state.w + direction)
+    return Trial(after, step, decrement, nothing, nothing, direction, objective.hints)
+
+
+def _where(moved: Numbers, reached: State, before: State) -> State:
+    if not isinstance(moved, np.ndarray):
+        return reached if moved else before
+    on_device = torch.as_tensor(moved, dtype=torch.bool, device=before.w.device)
+    return State(
+        torch.where(on_device[:, None], reached.w, before.w),
+        torch.where(on_device, reached.value, before.value),
+        torch.where(on_device[:, None], reached.gradient, before.gradient),
+        np.where(moved, reached.objective, before.objective),
+        np.where(moved, reached.gradient_norm, before.gradient_norm),
+    )
+
+
+class _Line(NamedTuple):
+    """Points along the direction of one problem."""
+
+    objective: Objective
+    start: State
+    direction: Tensor
+
+    def at(self, length: float) -> tuple[State, float]:
+        """The point, and the slope there."""
+        w = self.start.w + length * self.direction
+        value, gradient = self.objective.value_and_gradient(w)
+        slope = torch.linalg.vecdot(gradient, self.direction)
+        *known, left = to_host([value, largest(gradient), slope])
+        return State(w, value, gradient, *known), left
+
+    def longer(self, found: State, left: float, along: float) -> tuple[State, float]:
+        """The point found by a whole step, or one of several such, while F falls on by much."""
+        step = 1.0
+        while step < LONGEST and left < STEEP * along:
+            before, (longer, left) = left, self.at(2 * step)
+            if not (longer.objective < found.objective and left <= -0.5 * before):  # far beyond the lowest
+                break
+            found, step = longer, 2 * step
+        return found, step
+
+    def best(self, found: State, step: float) -> tuple[State, float]:
+        """What is lowest of the point found at `step` and of those near it."""
+        best = step
+        for length in LENGTHS:
+            tried, _ = self.at(length * step)
+            if tried.objective < found.objective:
+                found, best = tried, length * step
+        return found, best

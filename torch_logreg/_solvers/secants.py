@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torch_logreg._solvers.search import State
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -18,12 +20,10 @@ class Pair:
     rho: Tensor  # (P, 1)
 
     @classmethod
-    def between(
-        cls, w: Tensor, gradient: Tensor, w_new: Tensor, gradient_new: Tensor, dtype: torch.dtype
-    ) -> Pair:
+    def between(cls, before: State, after: State, dtype: torch.dtype) -> Pair:
         """The pair in `dtype`: that of the rows is all the accuracy that gradients have."""
-        s, y = (w_new - w).to(dtype), (gradient_new - gradient).to(dtype)
-        sy = torch.linalg.vecdot(s, y)[:, None].to(w.dtype)
+        s, y = (after.w - before.w).to(dtype), (after.gradient - before.gradient).to(dtype)
+        sy = torch.linalg.vecdot(s, y)[:, None].to(before.w.dtype)
         enough = sy > torch.finfo(sy.dtype).eps * torch.linalg.vecdot(y, y)[:, None]
         return cls(s, y, torch.where(enough, 1 / sy, 0.0))
 
@@ -32,27 +32,22 @@ class Pair:
 
 
 def quasi_newton_direction(
-    gradient: Tensor,
-    pairs: Sequence[Pair],
-    solve: Callable[[Tensor], Tensor] | None = None,
-    scaled: bool = False,
+    gradient: Tensor, pairs: Sequence[Pair], solve: Callable[[Tensor], Tensor], scaled: bool
 ) -> Tensor:
     """The two-loop recursion (Nocedal, Wright 2006, algorithm 7.4).
 
-    `solve` applies the inverse of the matrix that the pairs correct, `scaled` to the curvature of the last
-    one; None is the identity, scaled.
+    `solve` applies the inverse of the matrix that the pairs correct, `scaled` to the curvature of the last.
     """
     q, alphas = -gradient, []
     for pair in reversed(pairs):
         alpha = pair.rho * torch.linalg.vecdot(pair.s.to(q.dtype), q)[:, None]
         q = q - alpha * pair.y
         alphas.append(alpha)
-    if pairs and (scaled or solve is None):
+    if pairs and scaled:
         y = pairs[-1].y.to(q.dtype)
-        curvature = pairs[-1].rho * torch.linalg.vecdot(y, y if solve is None else solve(y))[:, None]
+        curvature = pairs[-1].rho * torch.linalg.vecdot(y, solve(y))[:, None]
         q = torch.where(curvature > 0, q / curvature, q)
-    if solve is not None:
-        q = solve(q)
+    q = solve(q)
     for pair, alpha in zip(pairs, reversed(alphas), strict=True):
         beta = pair.rho * torch.linalg.vecdot(pair.y.to(q.dtype), q)[:, None]
         q = q + (alpha - beta) * pair.s

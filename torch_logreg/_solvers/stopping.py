@@ -1,13 +1,17 @@
-"""The stopping rule: which problems are done and why."""
+"""The stopping rules: which problems are done and why, on all rows and on a sample of them."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Curved
+from torch_logreg._contracts.objective import Batch, Curved
 from torch_logreg._contracts.solver import Callback, Iteration, Solution
+from torch_logreg._solvers.directions import Directions, Lesson
+from torch_logreg._solvers.per_problem import Numbers, array, each, every, index, no, pick, some, to_host
 from torch_logreg._solvers.search import State, Trial
 
 # Of the slope along a whole step, which Newton's leaves 0: what is left where a fit may end. More is no harm
@@ -15,136 +19,165 @@ from torch_logreg._solvers.search import State, Trial
 FLATTENED, STILL = 0.1, 0.1
 LEAVE = 0.25  # of the problems in a batch: once so many are done it goes on without them
 LEAVE_NUMBERS = 2**12  # raw predictions of all problems, below which it does not pay
+BATCH_ACCURACY = 1.0  # of what sampling alone leaves of the decrement
+BATCH_UPDATES = 25  # at most, on one sample of the rows
 
 
-def _falls_on(trial: Trial) -> np.ndarray:
+def _falls_on(trial: Trial) -> Numbers:
     """Whether the objective goes on to fall where the step ends, so that its decrement says too little.
 
     A row of much leverage has all of the curvature along a direction while its loss vanishes, and Newton's
     steps are as short as that takes; once it has, those of the other rows are long.
     """
-    steep = (trial.step == 1) & (trial.left > FLATTENED * trial.decrement)
-    return steep & (trial.reach().cpu().numpy() > STILL) if any(steep) else steep
+    steep = (trial.step > 1) | ((trial.step == 1) & (trial.left > FLATTENED * trial.decrement))
+    return steep & (trial.reach() > STILL) if some(steep) else steep
 
 
-class Progress:
+class Rule(ABC):
+    """When an iteration ends, of one problem or of several."""
+
+    done: Numbers  # bool, of the problems that are still in the batch
+    finished: bool  # whether there is nothing left to do
+    at_start = False  # whether nothing was done yet, and all rows are there
+
+    @abstractmethod
+    def record(self, before: State, trial: Trial, lesson: Lesson) -> None:
+        """Take in one update."""
+
+    def ends(self, state: State, direction: Tensor) -> bool:
+        """Whether the step `direction`, predicted well, is the last."""
+        return False
+
+    def freeze(self, direction: Tensor) -> Tensor:
+        """No step for the problems that are done."""
+        if not some(self.done):
+            return direction
+        done = torch.as_tensor(self.done, dtype=torch.bool, device=direction.device)
+        return torch.where(done[:, None], 0.0, direction)
+
+    def leave(self, directions: Directions, state: State) -> tuple[Directions, State]:
+        """What to go on with and where, without those problems that are done, if that is worth it."""
+        return directions, state
+
+
+class Progress(Rule):
     """Which of P problems are done and why, how often each was updated, and how much was read.
 
     Problems that are done may leave the batch: `done` and all that is told of an update are of those that
     are still in it.
     """
 
-    def __init__(self, objective: Curved, tol: float | None) -> None:
+    def __init__(self, objective: Curved, tol: float | None, max_iter: int, callback: Callback) -> None:
         eps, n_problems = objective.eps, objective.n_problems
-        self.tol, self._rows = tol, objective.rows
+        self._tol, self._max_iter, self._callback, self._rows = tol, max_iter, callback, objective.rows
         # A decrease below rounding cannot be seen, whatever tol asks for.
         self._decrease, self._vanished = max((tol or 0.0) ** 2, 4 * eps), eps**2
-        self.reasons = ["max_iter"] * n_problems
-        self.updates = 0
-        self.n_iter = np.zeros(n_problems, dtype=np.int32)
-        self.done = np.zeros(n_problems, dtype=bool)
+        self._reasons, self._n_iter = [""] * n_problems, np.zeros(n_problems, dtype=np.int32)
+        self._updates = 0
+        self.done, self.finished, self.at_start = each(False, n_problems), not max_iter, True
         self._here = np.arange(n_problems)
         self._numbers = objective.rows.n_rows * objective.n_outputs  # raw predictions of a problem
         self._gone: State | None = None  # of all problems, as they were when they left
 
-    def record(
-        self, before: State, trial: Trial, trust: np.ndarray, improvable: np.ndarray, callback: Callback
-    ) -> bool:
-        """Take in one update; True once there is nothing left to do.
+    def record(self, before: State, trial: Trial, lesson: Lesson) -> None:
+        """Take in one update.
 
         A problem is solved if at the weights before the update max |gradient| <= tol and the predicted
         relative decrease <= tol², and if a whole step then leaves little of the slope along it, as predicted;
-        that update is taken all the same. `trust` (P,), up to 1, divides the
-        decrement where it may be too small and is 0 where it says nothing; `improvable` says where a better
-        direction may yet be found.
+        that update is taken all the same.
         """
-        self.n_iter[self._here] += ~self.done
-        if self.tol is not None:
-            self._stop(before, trial, trust, improvable)
-        return self._tell(before, trial, callback)
+        self._updates += 1
+        if self._tol is not None:
+            vanished = before.objective <= self._vanished
+            solved = (lesson.trust > 0) & self._is_solved(before, trial.decrement, lesson.trust)
+            if some(solved) and some(solved & no(self.done)):
+                solved &= no(_falls_on(trial))
+            stuck = (trial.step == 0) & no(lesson.improvable)
+            if some(vanished | solved | stuck):
+                self._conclude(vanished, "separation")
+                self._conclude(solved, "converged")
+                self._conclude(stuck, "precision")
+        self._tell(before, trial)
 
-    def record_batch(self, before: State, trial: Trial, callback: Callback) -> bool:
+    def record_on_sample(self, before: State, trial: Trial) -> None:
         """Take in an update on a sample of the rows, which says nothing of convergence on all."""
-        self.n_iter[self._here] += 1
-        return self._tell(before, trial, callback)
+        self._updates += 1
+        self._tell(before, trial)
 
-    def _tell(self, before: State, trial: Trial, callback: Callback) -> bool:
-        number, read = self.updates, self._rows.rows_read
-        self.updates += 1
-        w, step, done = trial.state.w, trial.step, self.done
+    def _tell(self, before: State, trial: Trial) -> None:
+        number, read = self._updates - 1, self._rows.rows_read
+        w, step, done = trial.state.w, array(trial.step), array(self.done)
         if self._gone is not None:
-            w, step, done = (
-                self._all(trial.state).w,
-                np.zeros(len(self.n_iter)),
-                np.ones_like(self.n_iter, bool),
-            )
-            before, step[self._here], done[self._here] = self._all(before), trial.step, self.done
-        if callback(Iteration(number, before.objective, before.gradient_norm, step, read, w, done)):
-            self._conclude(~self.done, "callback")
-        return all(self.done)
+            n_problems, here = len(self._n_iter), self._here
+            before, w = self._all(before), self._all(trial.state).w
+            step, done = np.zeros(n_problems), np.ones(n_problems, dtype=bool)
+            step[here], done[here] = trial.step, self.done
+        known = array(before.objective), array(before.gradient_norm)
+        if self._callback(Iteration(number, *known, step, read, w, done)):
+            self._conclude(each(True, len(self._here)), "callback")
+        self.finished, self.at_start = self._updates >= self._max_iter or every(self.done), False
 
-    def _stop(self, before: State, trial: Trial, trust: np.ndarray, improvable: np.ndarray) -> None:
-        vanished = before.objective <= self._vanished
-        solved = (trust > 0) & self._is_solved(before, trial.decrement, trust)
-        if any(solved & ~self.done):
-            solved &= ~_falls_on(trial)
-        stuck = (trial.step == 0) & ~improvable
-        if any(vanished | solved | stuck):
-            self._conclude(vanished, "separation")
-            self._conclude(solved, "converged")
-            self._conclude(stuck, "precision")
-
-    def _is_solved(self, state: State, decrement: np.ndarray, trust: np.ndarray | float) -> np.ndarray:
+    def _is_solved(self, state: State, decrement: Numbers, trust: Numbers) -> Numbers:
         decrease = trust * self._decrease * state.objective
-        return (state.gradient_norm <= self.tol) & (decrement / 2 <= decrease)
+        return (state.gradient_norm <= self._tol) & (decrement / 2 <= decrease)
 
-    def ends(self, state: State, decrement: np.ndarray) -> bool:
-        """Whether one more update, of a trusted `decrement`, is the last."""
-        return self.tol is not None and bool(
-            (self.done | ((decrement >= 0) & self._is_solved(state, decrement, 1.0))).all()
-        )
+    def ends(self, state: State, direction: Tensor) -> bool:
+        if self._tol is None:
+            return False
+        decrement = to_host([-torch.linalg.vecdot(state.gradient, direction)])[0]
+        return every(self.done | ((decrement >= 0) & self._is_solved(state, decrement, 1.0)))
 
-    def _conclude(self, which: np.ndarray, reason: str) -> None:
-        for problem in np.flatnonzero(which & ~self.done):
-            self.reasons[self._here[problem]] = reason
-            self.done[problem] = True
-
-    def freeze(self, direction: Tensor) -> Tensor:
-        """No step for the problems that are done."""
-        if not any(self.done):
-            return direction
-        done = torch.as_tensor(self.done, dtype=torch.bool, device=direction.device)
-        return torch.where(done[:, None], 0.0, direction)
+    def _conclude(self, which: Numbers, reason: str) -> None:
+        if some(new := which & no(self.done)):
+            for problem in self._here[array(new)]:
+                self._reasons[problem], self._n_iter[problem] = reason, self._updates
+            self.done = self.done | new
 
     # ---- problems that leave ----
 
-    def staying(self, may_leave: np.ndarray) -> np.ndarray | None:
-        """The problems to go on with, if it is worth it that those of `may_leave` leave."""
-        if len(may_leave) == 1:
-            return None
-        n_leaving = may_leave.sum()
-        if not LEAVE * len(may_leave) <= n_leaving < len(may_leave):
-            return None
-        if n_leaving * self._numbers < LEAVE_NUMBERS:
-            return None
-        return np.flatnonzero(~may_leave)
+    def leave(self, directions: Directions, state: State) -> tuple[Directions, State]:
+        if len(self._here) == 1 or not self._is_worth_leaving(leaving := directions.may_leave(self.done)):
+            return directions, state
+        staying = np.flatnonzero(~leaving)
+        fewer = directions.select(staying)
+        if fewer is None:
+            return directions, state
+        self._gone, self._here, self.done = self._all(state), self._here[staying], pick(self.done, staying)
+        return fewer, state.select(staying)
 
-    def leave(self, state: State, staying: np.ndarray) -> State:
-        """The state of those who stay; that of the others is kept."""
-        self._gone, self._here, self.done = self._all(state), self._here[staying], self.done[staying]
-        return state.select(staying)
+    def _is_worth_leaving(self, leaving: np.ndarray) -> bool:
+        n_leaving = leaving.sum()
+        many = LEAVE * len(leaving) <= n_leaving < len(leaving)
+        return bool(many and n_leaving * self._numbers >= LEAVE_NUMBERS)
 
     def _all(self, state: State) -> State:
         """Of all problems."""
         if self._gone is None:
             return state
-        index = torch.as_tensor(self._here, dtype=torch.int64, device=state.w.device)
-        pairs = zip(self._gone[:3], state[:3], strict=True)
-        w, value, gradient = (old.index_copy(0, index, new) for old, new in pairs)
-        objective, gradient_norm = self._gone.objective.copy(), self._gone.gradient_norm.copy()
-        objective[self._here], gradient_norm[self._here] = state.objective, state.gradient_norm
-        return State(w, value, gradient, objective, gradient_norm)
+        here, pairs = index(self._here, state.w.device), zip(self._gone[:3], state[:3], strict=True)
+        w, value, gradient = (old.index_copy(0, here, new) for old, new in pairs)
+        objective, norm = self._gone.objective.copy(), self._gone.gradient_norm.copy()
+        objective[self._here], norm[self._here] = state.objective, state.gradient_norm
+        return State(w, value, gradient, objective, norm)
 
     def solution(self, state: State) -> Solution:
+        if not every(self.done):
+            self._conclude(each(True, len(self._here)), "max_iter")
         state = self._all(state)
-        return Solution(state.w, state.objective, state.gradient_norm, self.n_iter, self.reasons)
+        known = array(state.objective), array(state.gradient_norm)
+        return Solution(state.w, *known, self._n_iter, self._reasons)
+
+
+class OnSample(Rule):
+    """The rule on a sample of the rows, which is solved as far as its sampling error goes."""
+
+    def __init__(self, whole: Progress, batch: Batch) -> None:
+        self._whole, self._error, self._left = whole, batch.error, BATCH_UPDATES
+        self.done, self.finished = whole.done, whole.finished
+
+    def record(self, before: State, trial: Trial, lesson: Lesson) -> None:
+        self._whole.record_on_sample(before, trial)
+        enough = every(trial.decrement <= BATCH_ACCURACY * self._error)
+        stuck = not some(trial.step) and not some(lesson.improvable)
+        self._left -= 1
+        self.finished = self._whole.finished or enough or stuck or not self._left
