@@ -152,7 +152,7 @@ def test_an_objective_can_do_what_its_kind_says(kind):
     assert {able for able in (Curved, Factorable, Stochastic) if isinstance(objective, able)} == abilities
     if Curved in abilities:
         assert (objective.factorable() is objective) == (Factorable in abilities)
-        assert isinstance(objective.curvature(objective.zeros()), Fisher) == (Factorable in abilities)
+        assert isinstance(objective.at(objective.zeros()), Fisher) == (Factorable in abilities)
     if Stochastic in abilities:
         assert isinstance(objective.rows, Drawable)
 
@@ -164,14 +164,35 @@ def test_hints_are_harmless(kind):
     _, gradient = objective.value_and_gradient(w)
     hints = objective.hints
     assert isinstance(hints, Hints)
-    for of_steps in (hints.natural, lambda v: hints.stretch(w, v)):
-        found = of_steps(gradient)
-        assert found.shape == gradient.shape and bool((torch.linalg.vecdot(found, gradient) > 0).all())
+    _leads_up(hints.natural(gradient), gradient)
     assert hints.reach(gradient).shape == (objective.n_problems,)
-    diagonal, sketch, active = hints.diagonal(w), hints.sketch(w, 2), hints.active(w, 0.5)
+    if not isinstance(objective, Curved):
+        return
+    at = objective.at(w)
+    _leads_up(at.stretch(gradient), gradient)
+    diagonal, sketch, active = at.diagonal(), at.sketch(2), at.active(0.5)
     assert diagonal is None or diagonal.shape == w.shape
     assert sketch is None or sketch.rows.shape == (2, w.shape[1])
-    assert active is None or isinstance(active, Curved)
+    assert active is None or torch.equal(active.w, w)
+
+
+def _leads_up(direction, gradient) -> None:
+    assert direction.shape == gradient.shape
+    assert bool((torch.linalg.vecdot(direction, gradient) > 0).all())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OBJECTIVES if kind != "of a module"])
+def test_points_are_of_their_own_weights_whatever_was_asked_before(kind):
+    """A cache keyed by which tensor the last weights were would lie once somebody writes into them."""
+    objective = OBJECTIVES[kind][0]()
+    w = objective.zeros()
+    before = objective.value_and_gradient(w)[0]
+    w += 0.1
+    there, expected = objective.value_and_gradient(w), objective.value_and_gradient(w.clone())
+    assert bool((there[0] != before).all())
+    assert torch.equal(there[0], expected[0]) and torch.equal(there[1], expected[1])
+    v = torch.ones_like(w)
+    assert torch.equal(objective.at(w).product(v), objective.at(w.clone()).product(v))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -30,7 +30,7 @@ TOL, THRIFT = 1e-6, Thrift(1e-6, memory=10)
 
 def _shared(objective):
     metric = Cholesky(objective)
-    metric.update(objective, objective.zeros())
+    metric.update(objective.at(objective.zeros()))
     return Shared(metric, 1)
 
 
@@ -160,7 +160,7 @@ def test_some_problems_go_on_as_they_would_among_all(kind, name):
         return
     assert fewer.objective.n_problems == 2
     expected = directions.escalate(nobody).direction(state)[1:]
-    found = fewer.escalate(nobody[1:]).direction(state.select(staying))
+    found = fewer.escalate(nobody[1:]).direction(state.select(staying, fewer.objective))
     assert_allclose(found, expected, atol=1e-9)
 
 
@@ -170,7 +170,7 @@ def test_a_metric_is_solved_with_and_measures_gradients(kind, C):
     objective = objective_of("wine", C)
     metric, (_, gradient) = METRICS[kind](objective), objective.value_and_gradient(objective.zeros())
     metric.due(0, contracting=False, full_step=True)
-    metric.update(objective, objective.zeros())
+    metric.update(objective.at(objective.zeros()))
     for solved in (metric.solve(gradient), metric.size(gradient)):
         assert solved.shape == gradient.shape and solved.dtype == gradient.dtype
         assert (torch.linalg.vecdot(gradient, solved) > 0).all()

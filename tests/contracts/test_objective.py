@@ -126,7 +126,7 @@ def test_the_curvature_is_that_of_the_value(kind, loss):
     h = 1e-3
     up, down = (objective.value_and_gradient(w + step * direction)[1] for step in (h, -h))
     expected = ((up - down) * direction).sum(dim=1) / (2 * h)
-    found = (objective.curvature(w).product(direction) * direction).sum(dim=1)
+    found = (objective.at(w).product(direction) * direction).sum(dim=1)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-12)
 
 
@@ -134,7 +134,7 @@ def test_the_curvature_is_that_of_the_value(kind, loss):
 @losses
 def test_the_matrix_and_its_diagonal_are_those_of_the_products(kind, loss):
     objective, w, _, _ = _line(kind, loss)
-    curvature = objective.curvature(w)
+    curvature = objective.at(w)
     unit = torch.eye(objective.n_parameters, dtype=w.dtype)
     products = torch.stack([curvature.product(row.expand_as(w).contiguous()) for row in unit], dim=2)
     torch.testing.assert_close(curvature.diagonal(), products.diagonal(dim1=1, dim2=2), rtol=1e-9, atol=1e-12)

@@ -321,7 +321,7 @@ def _solve(curvature: Fisher, b: Tensor, n_steps: int, accuracy: Tensor) -> tupl
 
 def test_conjugate_gradients_solve_every_problem():
     objective = _objective("binary", _data("binary"), [1e-3, 1.0, 1e3])
-    curvature = objective.curvature(_zero(objective))
+    curvature = objective.at(_zero(objective))
     _, gradient = objective.value_and_gradient(_zero(objective))
     accuracy = torch.full((3,), 1e-12, dtype=torch.float64)
     x, reached = _solve(curvature, -gradient, 30, accuracy)
@@ -332,7 +332,7 @@ def test_conjugate_gradients_solve_every_problem():
 
 def test_conjugate_gradients_say_when_the_steps_were_too_few():
     objective = _objective("binary", _data("binary"), [1e3])
-    curvature = objective.curvature(_zero(objective))
+    curvature = objective.at(_zero(objective))
     _, gradient = objective.value_and_gradient(_zero(objective))
     accuracy = torch.full((1,), 1e-10, dtype=torch.float64)
     x, reached = _solve(curvature, -gradient, 2, accuracy)
@@ -345,7 +345,7 @@ def test_conjugate_gradients_say_when_the_steps_were_too_few():
 
 def test_conjugate_gradients_of_nothing_are_nothing():
     objective = _objective("binary", _data("binary"), [1.0])
-    curvature = objective.curvature(_zero(objective))
+    curvature = objective.at(_zero(objective))
     accuracy = torch.full((1,), 0.1, dtype=torch.float64)
     x, reached = _solve(curvature, _zero(objective), 5, accuracy)
     assert not x.any() and not reached.any()
@@ -357,7 +357,7 @@ def test_nothing_comes_to_the_host_during_conjugate_gradients(loss, kind, limits
     limits(few_stored=0)
     objective = _objective(loss, _data(loss, kind), [1.0, 100.0], kind)
     _, gradient = objective.value_and_gradient(_zero(objective))
-    curvature = objective.curvature(_zero(objective))
+    curvature = objective.at(_zero(objective))
     diagonal = curvature.diagonal()
     accuracy = torch.full((2,), 0.1, dtype=torch.float64)
 

@@ -64,10 +64,10 @@ def test_active_rows_are_the_fewest_that_hold_the_part(part, fit_intercept, loss
     held = information[order].cumsum(0) / information.sum()
     n = int((held < part).sum()) + 1
     assert n <= ACTIVE * 60
-    active = objective.active(w, part)
-    assert active.rows.n_rows == n
+    active = objective.at(w).active(part)
+    assert active.design.rows.n_rows == n
     chosen = order[:n].sort().values
-    torch.testing.assert_close(active.rows.weights[0], torch.from_numpy(weights)[chosen])
+    torch.testing.assert_close(active.design.rows.weights[0], torch.from_numpy(weights)[chosen])
     # Its sums are those over the chosen rows: nothing is scaled up, the penalty is there once.
     only = torch.zeros(60, dtype=torch.float64)
     only[chosen] = torch.from_numpy(weights)[chosen]
@@ -75,8 +75,8 @@ def test_active_rows_are_the_fewest_that_hold_the_part(part, fit_intercept, loss
     few.design.coordinates, few.design.decay = objective.coordinates, objective.design.decay
     few.design.weight_sum = objective.design.weight_sum
     v = somewhere(objective, 0.3)
-    expected = few.curvature(w).product(v)
-    torch.testing.assert_close(active.curvature(w).product(v), expected, rtol=1e-12, atol=1e-12)
+    expected = few.at(w).product(v)
+    torch.testing.assert_close(active.product(v), expected, rtol=1e-12, atol=1e-12)
 
 
 @losses
@@ -84,12 +84,12 @@ def test_there_are_no_active_rows_where_they_would_be_many_or_cannot_be_told(los
     even = objective_of(loss)
     w = torch.zeros_like(somewhere(even))
     n_most = int(ACTIVE * 60)
-    assert even.active(w, (n_most - 0.5) / 60).rows.n_rows == n_most
-    assert even.active(w, (n_most + 0.5) / 60) is None
+    assert even.at(w).active((n_most - 0.5) / 60).design.rows.n_rows == n_most
+    assert even.at(w).active((n_most + 0.5) / 60) is None
     several = objective_of(loss, C=(0.5, 1.0))
-    assert several.active(somewhere(several, 3.0), 0.5) is None
+    assert several.at(somewhere(several, 3.0)).active(0.5) is None
     sparse = objective_of(loss, sparse=True)
-    assert sparse.active(somewhere(sparse, 3.0), 0.5) is None
+    assert sparse.at(somewhere(sparse, 3.0)).active(0.5) is None
 
 
 @intercepts
@@ -99,8 +99,8 @@ def test_a_sketch_of_all_rows_of_equal_information_is_the_fisher_matrix(weights,
     d = SKETCHED * 9 // len(weights) + 1
     objective = objective_of("binary", len(weights), d, weights, fit_intercept=fit_intercept)
     w = torch.zeros(1, objective.n_parameters, dtype=torch.float64)
-    sample = objective.sketch(w, 3).rows  # rows without weight are never drawn
-    matrix = objective.curvature(w).matrix()[0] - torch.diag(objective.design.decay[0])
+    sample = objective.at(w).sketch(3).rows  # rows without weight are never drawn
+    matrix = objective.at(w).matrix()[0] - torch.diag(objective.design.decay[0])
     assert sample.shape == (3, objective.n_parameters)
     torch.testing.assert_close(sample.T @ sample, matrix, rtol=1e-10, atol=1e-14)
 
@@ -110,8 +110,8 @@ def test_a_sketch_draws_rows_by_their_information_and_always_the_same():
     weights[[3, 11, 25]] = 1e6
     objective = objective_of("binary", 40, 64, weights)
     w = somewhere(objective, 0.1)
-    sample = objective.sketch(w, 5).rows
-    torch.testing.assert_close(objective.sketch(w, 5).rows, sample, rtol=0, atol=0)
+    sample = objective.at(w).sketch(5).rows
+    torch.testing.assert_close(objective.at(w).sketch(5).rows, sample, rtol=0, atol=0)
     (block,) = objective.rows.blocks()
     scale = torch.nn.functional.pad(objective.coordinates.inverse_scale[0, 0], (0, 1), value=1.0)
     columns = torch.nn.functional.pad(block.X - objective.coordinates.center, (0, 1), value=1.0) * scale
@@ -127,13 +127,13 @@ def test_a_sketch_draws_rows_by_their_information_and_always_the_same():
 def test_there_is_no_sketch_of_what_it_would_not_pay_for():
     n_rows = SKETCHED * 4 // 4
     w = torch.zeros(1, 5, dtype=torch.float64)
-    assert objective_of("binary", n_rows).sketch(w, 2) is not None
-    assert objective_of("binary", n_rows - 1).sketch(w, 2) is None
-    assert objective_of("binary", n_rows, sparse=True).sketch(w, 2) is None
+    assert objective_of("binary", n_rows).at(w).sketch(2) is not None
+    assert objective_of("binary", n_rows - 1).at(w).sketch(2) is None
+    assert objective_of("binary", n_rows, sparse=True).at(w).sketch(2) is None
     several = objective_of("binary", n_rows, C=(0.5, 1.0))
-    assert several.sketch(torch.zeros(2, 5, dtype=torch.float64), 2) is None
+    assert several.at(torch.zeros(2, 5, dtype=torch.float64)).sketch(2) is None
     softmax = objective_of("softmax", n_rows)
-    assert softmax.sketch(torch.zeros(1, 15, dtype=torch.float64), 2) is None
+    assert softmax.at(torch.zeros(1, 15, dtype=torch.float64)).sketch(2) is None
 
 
 @losses
@@ -144,5 +144,5 @@ def test_decay_is_what_the_penalty_adds_to_the_fisher_matrix(fit_intercept, loss
     free = objective_of(loss, C=C, fit_intercept=fit_intercept)
     w = somewhere(objective)
     free.design.decay = torch.zeros_like(free.design.decay)
-    difference = objective.curvature(w).matrix() - free.curvature(w).matrix()
+    difference = objective.at(w).matrix() - free.at(w).matrix()
     torch.testing.assert_close(difference, torch.diag_embed(objective.design.decay), rtol=1e-9, atol=1e-12)

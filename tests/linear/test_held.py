@@ -122,7 +122,7 @@ def test_a_design_is_the_objective_in_passes_over_the_rows(loss, fit_intercept, 
     assert (held.n_problems, held.n_outputs) == (linear.n_problems, linear.n_outputs)
     assert (held.n_parameters, held.dtype, held.design.n_rows) == (linear.n_parameters, linear.dtype, 80)
     w, v = _weights_at(linear), _weights_at(linear, seed=1)
-    of_linear, of_held = linear.curvature(w), held.curvature(w)
+    of_linear, of_held = linear.at(w), held.at(w)
     # Sums of 80 numbers in another order, of columns that differ by 1e9.
     close = {"rtol": 1e-11, "atol": 1e-13}
     torch.testing.assert_close(held.value(w), linear.value(w), **close)
@@ -167,7 +167,7 @@ def test_derivatives_are_finite_differences(loss, setting):
         objective.value_and_gradient(w + sign * h * v) for sign in (1, -1)
     )
     _, gradient = objective.value_and_gradient(w)
-    product = objective.curvature(w).product(v)
+    product = objective.at(w).product(v)
     torch.testing.assert_close((gradient * v).sum(dim=1), (above - below) / (2 * h), rtol=1e-7, atol=1e-9)
     change = (gradient_above - gradient_below) / (2 * h)
     torch.testing.assert_close(product, change, rtol=1e-7, atol=1e-9)
@@ -180,7 +180,7 @@ def test_the_gradient_may_be_changed_by_its_reader(loss):
     value, gradient = objective.value_and_gradient(w)
     expected = gradient.clone()
     gradient.zero_()
-    objective.curvature(w).product(w).zero_()
+    objective.at(w).product(w).zero_()
     again = objective.value_and_gradient(w)
     assert torch.equal(again[0], value) and torch.equal(again[1], expected)
 
@@ -217,7 +217,7 @@ def test_collinear_columns_leave_the_newton_step_as_it_is(loss, fit_intercept):
         objective = _small(loss, data._replace(X=X), [np.inf], fit_intercept)
         w = torch.zeros(1, objective.n_parameters, dtype=torch.float64)
         _, gradient = objective.value_and_gradient(w)
-        matrix = objective.curvature(w).matrix()
+        matrix = objective.at(w).matrix()
         assert float(torch.linalg.eigvalsh(matrix).min()) > 1e-6
         step = torch.linalg.solve(matrix, -gradient[..., None])[..., 0]
         coef, intercept = objective.coordinates.to_raw(step)
@@ -256,7 +256,7 @@ def test_rough_is_the_same_in_float32(loss, setting, collinear):
     assert rough.dtype == torch.float32
     assert objective.rough() is rough and rough.rough() is rough
     w, v = _weights_at(objective), _weights_at(objective, seed=1)
-    curvature, of_rough = objective.curvature(w), rough.curvature(w.float())
+    curvature, of_rough = objective.at(w), rough.at(w.float())
     value, gradient = rough.value_and_gradient(w.float())
     for got, expected in (
         (value, objective.value(w)),
@@ -286,9 +286,7 @@ def test_the_first_rows_are_an_objective_of_their_own(loss, fit_intercept):
     assert few.design.n_rows == 30
     for got, wanted in zip(few.value_and_gradient(w), expected.value_and_gradient(w), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-13, atol=1e-15)
-    torch.testing.assert_close(
-        few.curvature(w).matrix(), expected.curvature(w).matrix(), rtol=1e-13, atol=1e-15
-    )
+    torch.testing.assert_close(few.at(w).matrix(), expected.at(w).matrix(), rtol=1e-13, atol=1e-15)
 
 
 @losses
@@ -300,10 +298,10 @@ def test_columns_of_few_rows_are_penalised_as_those_of_many_are_not(loss):
     data = Data(X, np.arange(n) % n_classes, np.ones(n), n_classes)
     objective = _small(loss, data, [1.0], fit_intercept=False)
     w = _weights_at(objective)
-    before = objective.curvature(w).diagonal()
+    before = objective.at(w).diagonal()
     value = objective.value(w)
     objective.design.support_rare_columns(5.0)
-    added = (objective.curvature(w).diagonal() - before).view(objective.n_outputs, 4)
+    added = (objective.at(w).diagonal() - before).view(objective.n_outputs, 4)
     curve = 1.0 if loss == "binary" else 4 * (1 - 1 / 3) / 3
     expected = torch.from_numpy((5 / (5 + counts)) ** 2 * curve)
     torch.testing.assert_close(added, expected.expand_as(added), rtol=1e-9, atol=1e-13)
@@ -330,11 +328,11 @@ def test_rows_read_counts_products_with_the_columns(loss):
     assert then(objective.value(w)) == 1
     objective.value_and_gradient(w)
     read.append(rows.rows_read)
-    curvature = objective.curvature(w)
+    curvature = objective.at(w)
     assert then(curvature) == 0
     assert then(curvature.product(w)) == then(curvature.diagonal()) == 1
     assert then(curvature.matrix()) == then(curvature.factors()) == 1
-    assert then(objective.curvature(w.clone()).matrix()) == 1  # with raw predictions of its own
+    assert then(objective.at(w.clone()).matrix()) == 1  # with raw predictions of its own
 
 
 # ---- what every solver promises, here too ----

@@ -119,7 +119,7 @@ def test_fisher_products_are_finite_differences_of_the_gradient(loss, kind, fit_
     objective = _objective(loss, *_data(loss)[:2], C, _data(loss)[2], fit_intercept, kind)
     w, v, h = _weights_at(objective), _weights_at(objective, seed=1), 1e-5
     difference = objective.value_and_gradient(w + h * v)[1] - objective.value_and_gradient(w - h * v)[1]
-    product = objective.curvature(w).product(v)
+    product = objective.at(w).product(v)
     torch.testing.assert_close(product, difference / (2 * h), rtol=1e-7, atol=1e-9)
 
 
@@ -129,7 +129,7 @@ def test_fisher_products_are_finite_differences_of_the_gradient(loss, kind, fit_
 @settings
 def test_fisher_matrix_and_diagonal_are_those_of_the_products(loss, kind, fit_intercept, C):
     objective = _objective(loss, *_data(loss)[:2], C, _data(loss)[2], fit_intercept, kind)
-    curvature = objective.curvature(_weights_at(objective))
+    curvature = objective.at(_weights_at(objective))
     n_parameters = objective.n_parameters
     unit = torch.eye(n_parameters, dtype=torch.float64)
     matrix, diagonal = curvature.matrix(), curvature.diagonal()
@@ -148,7 +148,7 @@ def test_fisher_matrix_and_diagonal_are_those_of_the_products(loss, kind, fit_in
 @settings
 def test_fisher_matrix_is_symmetric_and_well_conditioned_whatever_the_units(loss, fit_intercept, C):
     objective = _objective(loss, *_data(loss)[:2], C, _data(loss)[2], fit_intercept)
-    matrix = objective.curvature(torch.zeros(len(C), objective.n_parameters, dtype=torch.float64)).matrix()
+    matrix = objective.at(torch.zeros(len(C), objective.n_parameters, dtype=torch.float64)).matrix()
     torch.testing.assert_close(matrix, matrix.mT, rtol=1e-13, atol=1e-15)
     # The columns differ by 1e9, the curvature at zero by no more than the columns are correlated.
     assert float(torch.linalg.cond(matrix).max()) < 100
@@ -159,7 +159,7 @@ def test_fisher_matrix_is_symmetric_and_well_conditioned_whatever_the_units(loss
 def test_no_column_curves_more_than_one_anywhere(loss, fit_intercept):
     objective = _objective(loss, *_data(loss)[:2], [1e-3, 1.0, np.inf], _data(loss)[2], fit_intercept)
     for size in (0.0, 0.1, 1.0, 10.0):
-        assert float(objective.curvature(size * _weights_at(objective)).diagonal().max()) <= 1 + 1e-12
+        assert float(objective.at(size * _weights_at(objective)).diagonal().max()) <= 1 + 1e-12
 
 
 @losses
@@ -176,7 +176,7 @@ def test_float32_rows_give_the_float64_derivatives(loss, kind, fit_intercept):
     v = _weights_at(exact, seed=1)
     results = []
     for objective, w in zip((exact, rounded), at, strict=True):
-        curvature = objective.curvature(w)
+        curvature = objective.at(w)
         parts = [curvature.product(v), curvature.diagonal(), curvature.matrix()]
         results.append([*objective.value_and_gradient(w), *parts])
     for of_exact, of_rounded in zip(*results, strict=True):
@@ -318,7 +318,7 @@ def test_collinear_columns_leave_the_newton_step_as_it_is(loss, kind, fit_interc
         objective = _objective(loss, columns, codes, [np.inf], weight, fit_intercept, kind)
         w = torch.zeros(1, objective.n_parameters, dtype=torch.float64)
         _, gradient = objective.value_and_gradient(w)
-        matrix = objective.curvature(w).matrix()
+        matrix = objective.at(w).matrix()
         assert float(torch.linalg.eigvalsh(matrix).min()) > 1e-6
         step = torch.linalg.solve(matrix, -gradient[..., None])[..., 0]
         steps.append(_predictions(objective, step, columns))
@@ -337,11 +337,11 @@ def test_problems_of_different_C_together_are_the_problems_alone(loss, kind, fit
     together = _objective(loss, X, codes, C, weight, fit_intercept, kind)
     w, v = _weights_at(together), _weights_at(together, seed=1)
     value, gradient = together.value_and_gradient(w)
-    curvature = together.curvature(w)
+    curvature = together.at(w)
     for p, C_p in enumerate(C):
         each = slice(p, p + 1)
         alone = _objective(loss, X, codes, [C_p], weight, fit_intercept, kind)
-        of_alone = alone.curvature(w[each])
+        of_alone = alone.at(w[each])
         close = {"rtol": 1e-11, "atol": 1e-13}
         for all_problems, one in [
             (value, alone.value_and_gradient(w[each])[0]),
@@ -373,7 +373,7 @@ def test_problems_may_weigh_rows_differently(loss, kind, fit_intercept):
         assert float(value[p]) == pytest.approx(expected, rel=1e-12)
     above, below = (together.value_and_gradient(w + sign * h * v) for sign in (1, -1))
     slope, change = ((a - b) / (2 * h) for a, b in zip(above, below, strict=True))
-    curvature = together.curvature(w)
+    curvature = together.at(w)
     torch.testing.assert_close((gradient * v).sum(dim=1), slope, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(curvature.product(v), change, rtol=1e-7, atol=1e-9)
     v = _centred(together, v)
@@ -385,10 +385,10 @@ def test_problems_may_weigh_rows_differently(loss, kind, fit_intercept):
 def test_fisher_products_are_the_same_whether_or_not_they_are_kept(loss, limits):
     objective = _objective(loss, *_data(loss)[:2], [1.0], _data(loss)[2])
     w, v = _weights_at(objective), _weights_at(objective, seed=1)
-    kept = objective.curvature(w)
+    kept = objective.at(w)
     kept.product(v)
     limits(information_numbers=0)
-    assert torch.equal(kept.product(v), objective.curvature(w.clone()).product(v))
+    assert torch.equal(kept.product(v), objective.at(w.clone()).product(v))
 
 
 @pytest.mark.parametrize("loss", ["binary", "softmax"])

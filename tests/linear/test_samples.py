@@ -152,7 +152,7 @@ def test_columns_that_are_collinear_in_the_sample_alone_are_not_collinear(loss, 
     assert rows.passes == 1
     assert coordinates.gauge is None and coordinates.null is None
     for batch in batches:
-        assert torch.isfinite(batch.objective.curvature(_random(batch.objective)).matrix()).all()
+        assert torch.isfinite(batch.objective.at(_random(batch.objective)).matrix()).all()
 
 
 # ---- batches ----
@@ -265,7 +265,7 @@ def test_a_metric_alone_is_that_of_the_same_sample_held(fit_intercept, C, monkey
     torch.testing.assert_close(coordinates.inverse_scale, held.inverse_scale, rtol=1e-12, atol=0)
     w, read = 0.3 * _random(batch.objective), rows.rows_read
     for got, expected in zip(
-        only_metric.objective.curvature(w).factors(), batch.objective.curvature(w).factors(), strict=True
+        only_metric.objective.at(w).factors(), batch.objective.at(w).factors(), strict=True
     ):
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
     assert rows.rows_read == read + only_metric.n_rows  # read from X at each use

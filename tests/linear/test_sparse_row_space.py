@@ -83,7 +83,7 @@ def test_value_and_slope_are_those_of_the_coefficients_it_stands_for(n_classes, 
         objective.value_and_gradient(w + h * direction)[1]
         - objective.value_and_gradient(w - h * direction)[1]
     )
-    curved = objective.curvature(w).product(direction)
+    curved = objective.at(w).product(direction)
     torch.testing.assert_close(curved, after / (2 * h), rtol=1e-5, atol=1e-8)
 
 

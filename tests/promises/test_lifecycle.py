@@ -22,7 +22,7 @@ from torch import nn
 
 from helpers.datasets import load, standardised
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
-from torch_logreg._linear.objective import ColumnsObjective
+from torch_logreg._linear.objective import ColumnsObjective, ColumnsPoint
 
 DATA = load("breast_cancer")
 X, y = standardised(DATA.X[:, :6]), DATA.y
@@ -161,13 +161,13 @@ def test_a_fault_of_a_module_or_a_criterion_leaves_all_as_it_was(where, kind):
 
 @pytest.mark.parametrize("solver", ["natural-sgd", "newton-cholesky", "newton-cg", "lbfgs"])
 def test_a_solver_that_cannot_descend_says_at_which_iteration(solver, monkeypatch):
-    evaluate, calls = ColumnsObjective.value_and_gradient, itertools.count()
+    evaluate, calls = ColumnsPoint.value_and_gradient, itertools.count()
 
-    def worse(self, w):
-        value, gradient = evaluate(self, w)
+    def worse(self):
+        value, gradient = evaluate(self)
         return value + max(0, next(calls) - 2), gradient
 
-    monkeypatch.setattr(ColumnsObjective, "value_and_gradient", worse)
+    monkeypatch.setattr(ColumnsPoint, "value_and_gradient", worse)
     monkeypatch.setattr(ColumnsObjective, "rough", lambda self: self)
     with pytest.warns(ConvergenceWarning, match=r"after 3 iteration\(s\): no step decreases") as caught:
         model = TorchLogisticClassifier(solver=solver).fit(X, y)

@@ -239,15 +239,15 @@ def test_active_rows_hold_what_is_asked_for_and_never_more_curvature_than_all():
             for a in (optima.solve(X, y, 2, 1.0).coef, optima.solve(X, y, 2, 1.0).intercept)
         )
     )
-    active = objective.active(w, 0.95)
+    active = objective.at(w).active(0.95)
     z = predictions(objective, w)[0, 0]
     information = (torch.sigmoid(z) * torch.sigmoid(-z)).sort(descending=True).values
-    n = len(active.rows.weights[0])
+    n = len(active.design.rows.weights[0])
     assert n < 0.6 * len(y)
     assert information[:n].sum() >= 0.95 * information.sum() > information[: n - 1].sum()
-    less = objective.curvature(w).matrix()[0] - active.curvature(w).matrix()[0]
+    less = objective.at(w).matrix()[0] - active.matrix()[0]
     assert torch.linalg.eigvalsh(less).min() > -1e-12
-    assert objective.active(torch.zeros_like(w), 0.95) is None  # all rows are active
+    assert objective.at(torch.zeros_like(w)).active(0.95) is None  # all rows are active
 
 
 def test_the_spikes_of_a_sample_precondition(many):
@@ -259,8 +259,8 @@ def test_the_spikes_of_a_sample_precondition(many):
     w = objective.coordinates.from_raw(
         torch.from_numpy(model.coef_[None]), torch.from_numpy(model.intercept_[None])
     )
-    curvature, (_, gradient) = objective.curvature(w), objective.value_and_gradient(w)
-    sample, decay = objective.sketch(w, 256)
+    curvature, (_, gradient) = objective.at(w), objective.value_and_gradient(w)
+    sample, decay = objective.at(w).sketch(256)
     assert sample.shape == (256, 301)
     accuracy = torch.tensor([1e-2], dtype=torch.float64)
     plain = conjugate_gradient(curvature.product, -gradient, torch.clone, 500, accuracy)
@@ -276,8 +276,8 @@ def test_a_sketch_is_the_fisher_matrix_on_average():
     X, y = nearly_separable(2, n=5000, d=6)
     objective = objective_of(X, y)
     w = torch.zeros(1, 7, dtype=torch.float64)
-    sample, decay = objective.sketch(w, 20)
-    expected = objective.curvature(w).matrix()[0] - torch.diag(decay[0])
+    sample, decay = objective.at(w).sketch(20)
+    expected = objective.at(w).matrix()[0] - torch.diag(decay[0])
     assert torch.trace(sample.T @ sample) == pytest.approx(float(torch.trace(expected)), rel=0.5)
     torch.testing.assert_close(
         torch.linalg.eigvalsh(sample.T @ sample)[-1:], torch.linalg.eigvalsh(expected)[-1:], rtol=0.5, atol=0

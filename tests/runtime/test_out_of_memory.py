@@ -30,8 +30,7 @@ def never(*args):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_hundred_classes_of_784_columns_are_refused_before_any_work(dtype, monkeypatch):
     monkeypatch.setattr(out_of_memory, "device_memory", lambda device: 24e9)
-    monkeypatch.setattr("torch_logreg._linear.objective.ColumnsObjective.value_and_gradient", never)
-    monkeypatch.setattr("torch_logreg._linear.objective.ColumnsObjective.curvature", never)
+    monkeypatch.setattr("torch_logreg._linear.objective.ColumnsObjective.at", never)
     images, digits = np.ones((200, 784), dtype=dtype), np.arange(200) % 100
     images[:, 1:] = rng.normal(size=(200, 783))
     said = "newton-cholesky.*78500 x 78500.*163 GB.*'cpu' has 24 GB.*use solver='newton-cg' or 'auto'"

@@ -112,7 +112,8 @@ def test_equal_starts_are_evaluated_once_for_all_folds():
         few = torch.randn(len(CS), objective.n_outputs, objective.rows.n_features, dtype=torch.float64)
         raw = few.repeat_interleave(2, dim=0), few[..., 0].repeat_interleave(2, dim=0)
         w = objective.coordinates.from_raw(*raw)
-        expected, found = objective.value_and_gradient(w), objective.value_and_gradient(w, n_alike=2)
+        expected, at = objective.value_and_gradient(w), objective.at(w)
+        found = at.value_and_gradient(n_alike=2)
         for a, b in zip(expected, found, strict=True):
             assert_allclose(b, a, rtol=1e-10, atol=1e-12)
 
@@ -124,7 +125,7 @@ def test_a_last_step_nobody_looks_back_on_saves_a_pass_and_ends_at_the_same_poin
 
     def run(look_back):
         metric = Cholesky(objective)
-        metric.update(objective, w)
+        metric.update(objective.at(w))
         progress = Progress(objective, 1e-6, 100, go_on)
         read = objective.rows.rows_read
         directions = Kept(objective, Shared(metric, 1), Thrift(1e-6, 10), is_good=False, look_back=look_back)

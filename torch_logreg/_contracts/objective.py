@@ -26,16 +26,55 @@ class Factors(NamedTuple):
     strength: Tensor  # (P,) of the penalty; above 0 with one `columns`, in the coordinates of the first
 
 
-class Curvature(ABC):
-    """The Fisher matrix of P problems at fixed weights, penalty included, by its products.
+class Sketch(NamedTuple):
+    """Rows V and a diagonal, with which ``V.T @ V + diag(decay)`` is about the Fisher matrix."""
 
-    It is the Hessian wherever the objective is a sum of losses at linear predictions. Nothing is
-    read of the rows before it is asked for something.
+    rows: Tensor  # (n, n_parameters)
+    decay: Tensor  # (1, n_parameters), of the penalty
+
+
+class Point(ABC):
+    """F of P problems at some parameters, and its Fisher matrix there, penalty included, by its products.
+
+    The matrix is the Hessian wherever the objective is a sum of losses at linear predictions. Nothing is
+    read of the rows before it is asked for something, and what is found may be kept: who goes on from a
+    point hands it on, and never writes into its parameters. The last four methods spare a solver work and
+    change no optimum; here are their answers where nothing is known.
     """
+
+    w: Tensor  # (P, n_parameters)
+
+    @abstractmethod
+    def value_and_gradient(self) -> tuple[Tensor, Tensor]:
+        """F (P,) and its gradient (P, n_parameters), in one pass over the rows."""
 
     @abstractmethod
     def product(self, v: Tensor) -> Tensor:
         """The matrix times `v`, both (P, n_parameters)."""
+
+    def diagonal(self) -> Tensor | None:
+        """The diagonal of the matrix, (P, n_parameters); None where `Hints.natural` is worth more."""
+        return None
+
+    def sketch(self, n: int) -> Sketch | None:
+        """The matrix from `n` rows drawn at random, always the same.
+
+        None where the matrix is no sum of as simple a term a row, or is cheap anyway.
+        """
+        return None
+
+    def active(self, part: float) -> Point | None:
+        """The point over the rows that hold `part` of the Fisher information here, if these are few.
+
+        The sums over rows are not scaled up for the others: its Fisher matrix is at most that of all rows,
+        so a Newton decrement by it is at least what it is by that. None if they are not few, or it is not
+        known.
+        """
+        return None
+
+    def stretch(self, direction: Tensor) -> Tensor:
+        """A first Newton direction (P, n_parameters), as far as it is best to go, if that is known."""
+        return direction
 
 
 class Matrices(ABC):
@@ -50,19 +89,12 @@ class Matrices(ABC):
         """The Kronecker approximation to it."""
 
 
-class Fisher(Curvature, Matrices):
-    """A Fisher matrix that can be multiplied with, and made too."""
+class Fisher(Point, Matrices):
+    """A point where the Fisher matrix can be made, too."""
 
     @abstractmethod
     def diagonal(self) -> Tensor:
         """Its diagonal, (P, n_parameters)."""
-
-
-class Sketch(NamedTuple):
-    """Rows V and a diagonal, with which ``V.T @ V + diag(decay)`` is about the Fisher matrix."""
-
-    rows: Tensor  # (n, n_parameters)
-    decay: Tensor  # (1, n_parameters), of the penalty
 
 
 class Hints:
@@ -71,30 +103,6 @@ class Hints:
     def natural(self, gradient: Tensor) -> Tensor:
         """The direction that stands for a gradient, both (P, n_parameters), in the coordinates' metric."""
         return gradient.clone()
-
-    def diagonal(self, w: Tensor) -> Tensor | None:
-        """The diagonal of the Fisher matrix at `w`, (P, n_parameters); None where `natural` is worth more."""
-        return None
-
-    def sketch(self, w: Tensor, n: int) -> Sketch | None:
-        """The Fisher matrix at `w` from `n` rows drawn at random, always the same.
-
-        None where the matrix is no sum of as simple a term a row, or is cheap anyway.
-        """
-        return None
-
-    def active(self, w: Tensor, part: float) -> Curved | None:
-        """The objective over the rows that hold `part` of the Fisher information at `w`, if these are few.
-
-        The sums over rows are not scaled up for the others: its Fisher matrix is at most that of all rows,
-        so a Newton decrement by it is at least what it is by that. None if they are not few, or it is not
-        known.
-        """
-        return None
-
-    def stretch(self, w: Tensor, direction: Tensor) -> Tensor:
-        """A first Newton direction (P, n_parameters), as far as it is best to go, if that is known."""
-        return direction
 
     def reach(self, direction: Tensor) -> Tensor:
         """By how much the step `direction` moves a raw prediction at most, (P,); 0 where it is not known."""
@@ -105,7 +113,7 @@ NO_HINTS = Hints()
 
 
 class Objective(ABC):
-    """F of P problems over one set of rows, as a function of the weights ``w`` (P, n_parameters).
+    """F of P problems over one set of rows, as a function of the parameters ``w`` (P, n_parameters).
 
     The coordinates are the objective's own choice (scaled and centred columns for the linear
     model): a solver may treat all coordinates alike. What some objectives can do besides is a contract of
@@ -117,13 +125,8 @@ class Objective(ABC):
     dtype: torch.dtype
     rows: Rows
 
-    @property
-    def eps(self) -> float:
-        """The rounding of a sum over the rows, relative to it."""
-        return float(torch.finfo(self.rows.dtype).eps)
-
     def zeros(self) -> Tensor:
-        """The weights 0, (P, n_parameters)."""
+        """The parameters 0, (P, n_parameters)."""
         shape = (self.n_problems, self.n_parameters)
         return torch.zeros(shape, dtype=self.dtype, device=self.rows.device)
 
@@ -148,12 +151,16 @@ class Curved(Objective):
     before, in the same coordinates: for a solver that starts on few rows. Empty where all rows are few.
     """
 
+    eps: float  # the rounding of a sum over the rows, relative to it
     n_outputs: int
     batches: Sequence[Batch] = ()
 
     @abstractmethod
-    def curvature(self, w: Tensor) -> Curvature:
-        """The Fisher matrix at `w`."""
+    def at(self, w: Tensor) -> Point:
+        """F at `w`."""
+
+    def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        return self.at(w).value_and_gradient()
 
     @abstractmethod
     def select(self, problems: np.ndarray) -> Curved | None:
@@ -168,8 +175,8 @@ class Factorable(Curved):
     """An objective whose Fisher matrix can be made, or parts of it."""
 
     @abstractmethod
-    def curvature(self, w: Tensor) -> Fisher:
-        """The Fisher matrix at `w`."""
+    def at(self, w: Tensor) -> Fisher:
+        """See `Curved`."""
 
     @abstractmethod
     def select(self, problems: np.ndarray) -> Factorable | None:

@@ -9,19 +9,19 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Objective
+from torch_logreg._contracts.objective import Objective, Point
 
 
 class Evaluated(NamedTuple):
-    """Weights, and what F is there."""
+    """A point, and what F is there."""
 
-    w: Tensor  # (P, n_parameters)
+    at: Point
     value: Tensor  # (P,)
     gradient: Tensor  # (P, n_parameters)
 
 
 class Iteration(NamedTuple):
-    """One update of the weights; every array is (P,)."""
+    """One update of the parameters; every array is (P,)."""
 
     number: int  # from 0
     objective: np.ndarray  # F before the update

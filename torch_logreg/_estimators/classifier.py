@@ -43,7 +43,7 @@ from torch_logreg._losses.criteria import is_cross_entropy, weights_of_classes
 from torch_logreg._runtime.devices import resolve_device
 from torch_logreg._runtime.surroundings import undisturbed, with_plain_defaults
 from torch_logreg._runtime.threads import one_thread_for
-from torch_logreg._selection.holdout import EarlyStopping, split
+from torch_logreg._selection.holdout import EarlyStopping, hold_out
 from torch_logreg._solvers.registry import SOLVERS, make_solver
 
 READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "lr_schedule")
@@ -442,7 +442,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             return self._constant(data, present)
         seed, kept = self._seed(), None
         if self.early_stopping:
-            data, kept = split(data, self.validation_fraction, seed)
+            data, kept = hold_out(data, self.validation_fraction, seed)
         problem = self._problem(data, seed, initial)
         classes = {"classes_": data.classes}
         C = float(self.C)
@@ -462,11 +462,12 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         if early is not None:
             w = problem.restore(early.best)
             reason = "early_stopping" if early.stopped else reason
+        final = problem.final(w)
         if reason == "converged":
-            reason = problem.doubt(w) or reason
+            reason = problem.doubt(final) or reason
         history = recorder.history()
         return classes | {
-            **problem.attributes(problem.final(w)),
+            **problem.attributes(final),
             "n_iter_": solution.n_iter,
             "solver_": self._solver_name(),
             "converged_": reason == "converged" and early is None,  # the best weights need not be the last

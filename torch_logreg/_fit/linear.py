@@ -89,7 +89,7 @@ class LinearProblem(Problem):
     objective, start
         See `Problem`.
     space : Space
-        That of the weights.
+        That of the parameters.
     present : Present
         The classes that the problem is about.
     dtype : torch.dtype
@@ -121,12 +121,12 @@ class LinearProblem(Problem):
         return self._space.canonical(w)
 
     def doubt(self, w: Tensor) -> str | None:
-        kept, objective = self.final(w), self.objective
+        objective = self.objective
 
         def value() -> float:
-            return float(objective.value(kept)[0])
+            return float(objective.value(w)[0])
 
-        return find_doubt(objective.design, self._space, objective.loss, kept, value, self._dtype)
+        return find_doubt(objective.design, self._space, objective.loss, w, value, self._dtype)
 
 
 def _in_a_space(
@@ -138,7 +138,7 @@ def _in_a_space(
 ) -> tuple[LinearObjective, Space, Tensor]:
     """F of one problem, of the columns or in the space of the rows, the way back to raw coefficients.
 
-    Last the weights to start from: those of `earlier` raw coefficients, or 0.
+    Last the parameters to start from: those of `earlier` raw coefficients, or 0.
     """
     plan = plan_of(shape)
     if plan.design == "sparse rows":
@@ -173,7 +173,9 @@ def shape_of(rows: ArrayRows, n_outputs: int, fit_intercept: bool, method: Metho
 
 def regular_C(C: np.ndarray, data: TrainingData, dtype: torch.dtype) -> np.ndarray:
     """Values of C whose strength of the penalty is finite: with any below, all coefficients are 0 too."""
-    least = np.min(data.weights, where=data.weights > 0, initial=1.0)
+    least = data.weights.min()
+    if least == 0:
+        least = np.min(data.weights, where=data.weights > 0, initial=1.0)
     return np.maximum(C, 4 * torch.finfo(dtype).tiny / least)
 
 
@@ -185,7 +187,8 @@ def linear_objective(
     if plan.design == "held columns":
         return ColumnsObjective(hold_all(rows, model), loss)
     if plan.design == "plain columns":
-        plain = model.coordinates(None, rows.n_features, rows.weight_sum(model.C.dtype))
+        penalty = model.penalty(rows.weight_sum(model.C.dtype))
+        plain = model.coordinates(None, rows.n_features, penalty)
         return MinibatchObjective(rows, Streamed(rows, model, plain), loss)
     if plan.n_drawn:
         coordinates, batches = make_batches(rows, model, plan.n_drawn, seed(), plan.samples == "solved")

@@ -143,17 +143,20 @@ def is_informative(shape: Shape, n_drawn: int) -> bool:
     return shape.n_outputs == 1 or parameters <= INFORMATIVE * information
 
 
+def _grows(shape: Shape) -> bool:
+    return shape.method == "growing" and choose(DESIGNS, shape) == "columns"
+
+
 def _draws(shape: Shape) -> bool:
-    grows = shape.method == "growing" and choose(DESIGNS, shape) == "columns"
-    return grows and shape.is_dense and sample_rows(shape) > 0
+    return shape.is_dense and sample_rows(shape) > 0
 
 
 def _gathers_starts(shape: Shape) -> bool:
-    grows = shape.method == "growing" and choose(DESIGNS, shape) == "columns"
-    return grows and shape.n_problems == 1 and metric_of(shape, "none") == "products"
+    return shape.n_problems == 1 and metric_of(shape, "none") == "products"
 
 
 SAMPLES = (
+    Crossover("none", lambda s: not _grows(s), "by definition"),
     Crossover("solved", lambda s: _draws(s) and is_informative(s, sample_rows(s)), "growth.py"),
     Crossover("metric", _draws, "softmax.py --probe"),
     Crossover("starts", _gathers_starts, "sparse.py"),

@@ -31,7 +31,7 @@ class Problem(ABC):
 
     @abstractmethod
     def decision(self, w: Tensor) -> Raw:
-        """The way from rows to decision values, class-major, with the weights `w`."""
+        """The way from rows to decision values, class-major, with the parameters `w`."""
 
     @abstractmethod
     def attributes(self, w: Tensor) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class Problem(ABC):
         return w.clone()
 
     def restore(self, kept: Any) -> Tensor:
-        """The weights of a `snapshot`."""
+        """The parameters of a `snapshot`."""
         return kept
 
     def final(self, w: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class Problem(ABC):
         return w
 
     def doubt(self, w: Tensor) -> str | None:
-        """Why a solution cannot be trusted, a key of `REASONS`, or None."""
+        """Why a `final` solution cannot be trusted, a key of `REASONS`, or None."""
         return None
 
 

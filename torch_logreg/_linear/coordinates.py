@@ -24,7 +24,7 @@ FACTORISED_FEATURES = 1024
 
 
 class Space(ABC):
-    """The way from the weights of a solver to raw coefficients: those of the columns of X."""
+    """The way from the parameters of a solver to raw coefficients: those of the columns of X."""
 
     strength: Tensor  # (P,) of the L2 penalty
     center: Tensor  # (d,) of the columns; 0 without an intercept
@@ -117,7 +117,7 @@ class Coordinates(Space):
         return coef, shifted - coef @ self.center
 
     def from_raw(self, coef: Tensor, intercept: Tensor) -> Tensor:
-        """The weights whose `to_raw` is this, up to what constant columns move to the intercept."""
+        """The parameters whose `to_raw` is this, up to what constant columns move to the intercept."""
         shifted = intercept + coef @ self.center
         coef = torch.where(self.inverse_scale > 0, coef / self.inverse_scale, 0.0)
         return self.join(coef, shifted)
@@ -214,6 +214,8 @@ class Coordinates(Space):
         Not where the smallest coefficients, of columns of very different units, would cancel to fewer digits
         of the predictions.
         """
+        if self.null is None and not self.shift_invariant:
+            return w
         coef, shifted = self.split(w)
         if self.shift_invariant:
             coef, shifted = coef - coef.mean(dim=1, keepdim=True), shifted - shifted.mean(dim=1, keepdim=True)
@@ -247,8 +249,8 @@ class Coordinates(Space):
             blocks = matrix.diagonal(dim1=1, dim2=3)[:, : self.n_features, : self.n_features]
             blocks.sub_(less[..., None])
 
-    def add_gauge(self, matrix: Tensor) -> None:
-        """Curvature where F is flat, in place on (P, K, m, K, m), so that the matrix is regular.
+    def regularise(self, matrix: Tensor) -> None:
+        """Give a Fisher matrix curvature where F is flat, in place on (P, K, m, K, m), and `spare_matrix` it.
 
         Gradients have no part in these directions: the solution of a linear system stays as it is.
         """
@@ -259,6 +261,8 @@ class Coordinates(Space):
             curve = matrix.diagonal(dim1=1, dim2=3).diagonal(dim1=1, dim2=2).sum(dim=1)  # (P, m)
             everywhere = matrix.diagonal(dim1=2, dim2=4)  # (P, K, K, m)
             everywhere.add_(curve.view(len(curve), 1, 1, -1), alpha=1 / self.n_outputs**2)
+        if self._spared is not None:
+            self.spare_matrix(matrix)
 
 
 def _orthonormal(directions: Tensor) -> Tensor:

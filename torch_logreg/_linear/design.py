@@ -37,7 +37,7 @@ OfOutputs: TypeAlias = Iterable[tuple[Part, Tensor, Tensor | None]]
 
 
 class Design(ABC):
-    """The matrix A of raw predictions ``z = A w``, by its products with weights and with numbers of rows.
+    """The matrix A of raw predictions ``z = A w``, by its products with parameters and with numbers of rows.
 
     A pass goes over `parts`. A is never asked for: it may be X as it is with a transformation of w, an array
     that is held, or products with other rows.
@@ -50,7 +50,7 @@ class Design(ABC):
     n_outputs: int
     n_parameters: int
     weight_sum: Tensor  # (1 or P,) of the rows
-    # Whether rows are few enough to keep, at some weights, their raw predictions and what the loss makes of
+    # Whether rows are few enough to keep, at a point, their raw predictions and what the loss makes of
     # them; and their Fisher information, between the products of one solve.
     keeps = True
 
@@ -64,7 +64,7 @@ class Design(ABC):
 
     @abstractmethod
     def expand(self, w: Tensor, every: int = 1) -> Any:
-        """The weights as `predict` takes them, made once for a pass; of one in `every` problems."""
+        """The parameters as `predict` takes them, made once for a pass; of one in `every` problems."""
 
     @abstractmethod
     def predict(self, part: Part, expanded: Any) -> Tensor:

@@ -48,7 +48,7 @@ class Held(Columns):
         self, rows: Rows, part: Part, coordinates: Coordinates, penalty: L2Penalty, weight_sum: Tensor
     ) -> None:
         self.rows, self.part, self.coordinates, self.penalty = rows, part, coordinates, penalty
-        self.dtype, self._columns = part.X.dtype, part.X.T
+        self.dtype, self._columns, self._reads = part.X.dtype, part.X.T, rows.reads
         self.eps = float(torch.finfo(self.dtype).eps)
         self.n_problems, self.n_outputs = coordinates.n_problems, coordinates.n_outputs
         self.n_parameters, self.n_rows = self.n_outputs * self._columns.shape[0], len(part.target)
@@ -66,11 +66,11 @@ class Held(Columns):
         self._outer: tuple[Tensor, Tensor] | None = None  # products of two columns, and where they belong
 
     def parts(self) -> tuple[Part]:
-        self.rows.rows_read += self.n_rows
+        self._reads.n_rows += self.n_rows
         return (self.part,)
 
     def expand(self, w: Tensor, every: int = 1) -> Tensor:
-        """The weights for the columns of A, (P * K, m)."""
+        """The parameters for the columns of A, (P * K, m)."""
         if self._factor is not None:
             w = (w.view(self.n_problems, self.n_outputs, -1) * self._factor)[::every]
         return w.view(-1, self._columns.shape[0])
@@ -248,7 +248,7 @@ def hold(
     `weight_sum` is that of all `rows`, for the penalty. Deviations below `eps` times the mean are rounding
     errors.
     """
-    (n, d), dtype = block.X.shape, model.C.dtype
+    (n, d), dtype, penalty = block.X.shape, model.C.dtype, model.penalty(weight_sum)
     # By columns: products then read along rows, which saves more than the copy costs.
     columns = torch.empty((d + model.fit_intercept, n), dtype=dtype, device=rows.device)
     features = columns[:d].copy_(dense_rows(block.X, 0, n).T)
@@ -266,12 +266,11 @@ def hold(
             center = torch.zeros(d, dtype=dtype, device=rows.device)
         moments = Moments.of(center, features.square() @ shares, eps)
         rows.check_finite(moments.variance)
-        coordinates = model.coordinates(moments, d, weight_sum)
+        coordinates = model.coordinates(moments, d, penalty)
     else:
         features.sub_(coordinates.center[:, None])
     features.mul_(coordinates.inverse_scale[0].mT)
-    part = Part.of(columns.T, block.target, weights)
-    return Held(rows, part, coordinates, model.penalty(weight_sum), weight_sum)
+    return Held(rows, Part.of(columns.T, block.target, weights), coordinates, penalty, weight_sum)
 
 
 def hold_all(rows: ArrayRows | FoldRows, model: LinearModel) -> Held:

@@ -16,7 +16,7 @@ class LinearModel(NamedTuple):
     """P problems of logistic regression with an L2 penalty, one for each C."""
 
     loss: Loss
-    C: Tensor  # (P,), on the device and in the dtype that the weights w shall have
+    C: Tensor  # (P,), on the device and in the dtype that the parameters w shall have
     n_outputs: int  # K, raw predictions a row and problem
     fit_intercept: bool
 
@@ -24,7 +24,7 @@ class LinearModel(NamedTuple):
         """The penalty of rows that weigh `weight_sum` (1 or P,) together."""
         return L2Penalty(1 / (self.C * weight_sum))
 
-    def coordinates(self, moments: Moments | None, n_features: int, weight_sum: Tensor) -> Coordinates:
-        """Coordinates of scaled columns, or of `n_features` as they are, for rows that weigh `weight_sum`."""
-        strength, invariant = self.penalty(weight_sum).strength, self.loss.shift_invariant
-        return Coordinates(moments, strength, n_features, self.n_outputs, self.fit_intercept, invariant)
+    def coordinates(self, moments: Moments | None, n_features: int, penalty: L2Penalty) -> Coordinates:
+        """Coordinates of scaled columns, or of `n_features` as they are."""
+        shape = (n_features, self.n_outputs, self.fit_intercept)
+        return Coordinates(moments, penalty.strength, *shape, self.loss.shift_invariant)

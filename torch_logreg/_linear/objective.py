@@ -11,12 +11,12 @@ from torch import Tensor
 
 from torch_logreg._contracts.objective import (
     Batch,
-    Curvature,
     Curved,
     Factorable,
     Factors,
     Fisher,
     Hints,
+    Point,
     Sketch,
 )
 from torch_logreg._linear.coordinates import Coordinates
@@ -50,33 +50,18 @@ class LinearObjective(Curved, Hints):
     def __init__(self, design: Design, loss: Loss, batches: Sequence[Batch] = ()) -> None:
         self.design, self.loss, self.batches = design, loss, batches
         self.rows, self.dtype, self.n_problems = design.rows, design.dtype, design.n_problems
-        self.n_outputs, self.n_parameters = design.n_outputs, design.n_parameters
-        self._last: AtWeights | None = None
-
-    @property
-    def eps(self) -> float:
-        return self.design.eps
+        self.n_outputs, self.n_parameters, self.eps = design.n_outputs, design.n_parameters, design.eps
 
     @property
     def hints(self) -> LinearObjective:
         return self
 
-    def at(self, w: Tensor) -> AtWeights:
+    def at(self, w: Tensor) -> LinearPoint:
         """The rows at `w`."""
-        return AtWeights(self, w)
-
-    def value_and_gradient(self, w: Tensor, n_alike: int = 1) -> tuple[Tensor, Tensor]:
-        """See `Objective`; in runs of `n_alike` problems all have the same raw coefficients."""
-        self._last = self.at(w)
-        return self._last.value_and_gradient(n_alike)
+        return LinearPoint(w, self.design, self.loss)
 
     def value(self, w: Tensor) -> Tensor:
         return self.at(w).value()
-
-    def curvature(self, w: Tensor) -> AtWeights:
-        if self._last is None or self._last.w is not w:
-            self._last = self.at(w)
-        return self._last
 
     def natural(self, gradient: Tensor) -> Tensor:
         return self.design.natural(gradient)
@@ -93,15 +78,15 @@ class LinearObjective(Curved, Hints):
         return None
 
 
-class AtWeights(Curvature):
-    """F at some weights w, and its Fisher matrix.
+class LinearPoint(Point):
+    """A `LinearObjective` at some parameters.
 
     Of few rows the raw predictions and the slopes of the loss are kept, once they are known.
     """
 
-    def __init__(self, objective: LinearObjective, w: Tensor) -> None:
-        self.w, self._design, self._loss = w, objective.design, objective.loss
-        self._expanded = self._design.expand(w)
+    def __init__(self, w: Tensor, design: Design, loss: Loss) -> None:
+        self.w, self.design, self._loss = w, design, loss
+        self._expanded = design.expand(w)
         self._z: dict[int, Tensor] = {}
         self._slopes: dict[int, Tensor] = {}
         self._fishers: dict[int, Tensor] = {}
@@ -111,8 +96,8 @@ class AtWeights(Curvature):
         """Raw predictions of the part of that number, (P, K, n)."""
         z = self._z.get(index)
         if z is None:
-            z = self._design.predict(part, self._expanded)
-            if self._design.keeps:
+            z = self.design.predict(part, self._expanded)
+            if self.design.keeps:
                 self._z[index] = z
         return z
 
@@ -120,21 +105,21 @@ class AtWeights(Curvature):
         """F, (P,)."""
         sums = [
             torch.linalg.vecdot(self._loss.value(self.predictions(index, part), part.target), part.weights)
-            for index, part in enumerate(self._design.parts())
+            for index, part in enumerate(self.design.parts())
         ]
-        slope = self._design.penalty_slope(self.w)
-        return self._design.mean(sums).add_(torch.linalg.vecdot(slope, self.w), alpha=0.5)
+        slope = self.design.penalty_slope(self.w)
+        return self.design.mean(sums).add_(torch.linalg.vecdot(slope, self.w), alpha=0.5)
 
     def value_and_gradient(self, n_alike: int = 1) -> tuple[Tensor, Tensor]:
-        """F and its gradient in one pass."""
+        """See `Point`; in runs of `n_alike` problems all have the same raw coefficients."""
         sums: list[Tensor] = []
-        slope = self._design.penalty_slope(self.w)
-        gradient = self._design.pull_back(self._residuals(sums, n_alike), slope)
-        return self._design.mean(sums).add_(torch.linalg.vecdot(slope, self.w), alpha=0.5), gradient
+        slope = self.design.penalty_slope(self.w)
+        gradient = self.design.pull_back(self._residuals(sums, n_alike), slope)
+        return self.design.mean(sums).add_(torch.linalg.vecdot(slope, self.w), alpha=0.5), gradient
 
     def _residuals(self, sums: list[Tensor], n_alike: int) -> Iterator[tuple[Part, Tensor]]:
         """Weighted slopes of the loss, part by part; its own weighted sums are left in `sums`."""
-        design, loss = self._design, self._loss
+        design, loss = self.design, self._loss
         evaluate = loss.value_and_gradient if design.keeps else loss.value_and_gradient_
         expanded = self._expanded if n_alike == 1 else design.expand(self.w, n_alike)
         for index, part in enumerate(design.parts()):
@@ -151,7 +136,7 @@ class AtWeights(Curvature):
                 yield part, slope.mul_(part.of_row)
 
     def product(self, v: Tensor) -> Tensor:
-        design = self._design
+        design = self.design
         expanded = design.expand(v)
         residuals = (
             (part, self._operator(index, part)(design.predict(part, expanded)))
@@ -164,7 +149,7 @@ class AtWeights(Curvature):
         fisher = self._fishers.get(index)
         if fisher is None:
             fisher = self._loss.fisher(self.predictions(index, part))
-            if self._design.keeps_information and not self._design.keeps:
+            if self.design.keeps_information and not self.design.keeps:
                 self._fishers[index] = fisher
         return fisher
 
@@ -173,7 +158,7 @@ class AtWeights(Curvature):
         operator = self._operators.get(index)
         if operator is None:
             operator = self._loss.fisher_operator(self._fisher(index, part), part.weights)
-            if self._design.keeps_information:
+            if self.design.keeps_information:
                 self._operators[index] = operator
         return operator
 
@@ -188,13 +173,8 @@ class ColumnsObjective(LinearObjective, Factorable):
         """The coordinates of w."""
         return self.design.coordinates
 
-    def at(self, w: Tensor) -> AtColumns:
-        return AtColumns(self, w)
-
-    def curvature(self, w: Tensor) -> AtColumns:
-        found = super().curvature(w)
-        assert isinstance(found, AtColumns), "see `at`"
-        return found
+    def at(self, w: Tensor) -> ColumnsPoint:
+        return ColumnsPoint(w, self.design, self.loss)
 
     def _over(self, design: Columns) -> ColumnsObjective:
         """The same over another design, without batches."""
@@ -211,48 +191,11 @@ class ColumnsObjective(LinearObjective, Factorable):
     def rough(self) -> ColumnsObjective:
         return self if self.design.rough() is self.design else self._rough
 
-    def diagonal(self, w: Tensor) -> Tensor:
-        return self.curvature(w).diagonal()
 
-    def stretch(self, w: Tensor, direction: Tensor) -> Tensor:
-        """By trial of a few lengths: from weights 0 a Newton step is too short where classes lie apart.
+class ColumnsPoint(LinearPoint, Fisher):
+    """A `ColumnsObjective` at some parameters."""
 
-        With several outputs each would want its own length, and of many rows a pass would be too dear.
-        """
-        if self.n_outputs > 1 or not self.design.keeps:
-            return direction
-        return self.curvature(w).stretch(direction)
-
-    def active(self, w: Tensor, part: float) -> ColumnsObjective | None:
-        design = self.design.gatherable()
-        if design is None:
-            return None
-        information = self.curvature(w).information()
-        most, order = information.sort(descending=True)
-        n = 1 + int((most.cumsum(0) < part * most.sum()).sum())
-        return None if n > ACTIVE * len(order) else self._over(design.subset(order[:n].sort().values))
-
-    def sketch(self, w: Tensor, n: int) -> Sketch | None:
-        design = self.design.gatherable()
-        if design is None or self.n_outputs > 1:
-            return None
-        if self.rows.n_rows * self.rows.n_features < SKETCHED * n**2:
-            return None
-        information = self.curvature(w).information()
-        # Without replacement, a row by its information (Efraimidis, Spirakis 2006): one that is drawn twice
-        # would look like a direction of large curvature.
-        key = torch.empty_like(information).exponential_(
-            generator=torch.Generator(device="cpu").manual_seed(0)
-        )
-        drawn = key.div_(information).topk(n, largest=False).indices
-        root = (information.sum() / (n * design.weight_sum[0])).sqrt()
-        return Sketch(design.dense(drawn.sort().values) * root, design.decay)
-
-
-class AtColumns(AtWeights, Fisher):
-    """A `ColumnsObjective` at some weights."""
-
-    _design: Columns
+    design: Columns
 
     def _diagonal(self, index: int, part: Part) -> Tensor:
         """The diagonals of the weighted Fisher matrices of rows, (P, K, n)."""
@@ -262,12 +205,12 @@ class AtColumns(AtWeights, Fisher):
         return self._loss.fisher_diagonal(self._fisher(index, part)) * part.of_row
 
     def _diagonals(self) -> Iterator[tuple[Part, Tensor]]:
-        for index, part in enumerate(self._design.parts()):
+        for index, part in enumerate(self.design.parts()):
             yield part, self._diagonal(index, part)
 
     def _factors(self, index: int, part: Part) -> Tensor | None:
         """The rest of these matrices, off their diagonals: see `OfOutputs`."""
-        if self._design.n_outputs == 1:
+        if self.design.n_outputs == 1:
             return None
         return self._loss.fisher_factors(self._fisher(index, part))
 
@@ -276,22 +219,21 @@ class AtColumns(AtWeights, Fisher):
         return torch.cat([diagonal[0].sum(dim=0) for _, diagonal in self._diagonals()])
 
     def diagonal(self) -> Tensor:
-        return self._design.squares(self._diagonals()) + self._design.decay
+        return self.design.squares(self._diagonals()) + self.design.decay
 
     def matrix(self) -> Tensor:
-        design = self._design
+        design = self.design
         matrix = design.sandwich(
             (part, self._diagonal(index, part), self._factors(index, part))
             for index, part in enumerate(design.parts())
         )
-        design.coordinates.add_gauge(matrix)
-        design.coordinates.spare_matrix(matrix)
+        design.coordinates.regularise(matrix)
         matrix = matrix.view(design.n_problems, design.n_parameters, design.n_parameters)
         matrix.diagonal(dim1=1, dim2=2).add_(design.decay)
         return matrix
 
     def factors(self) -> Factors:
-        design, outputs = self._design, list[Tensor]()
+        design, outputs = self.design, list[Tensor]()
         alike = design.penalty.alike()
 
         def information() -> Iterator[tuple[Part, Tensor]]:
@@ -305,9 +247,40 @@ class AtColumns(AtWeights, Fisher):
         decay = design.decay[:, : columns.shape[1]]
         return Factors(design.mean(outputs), columns, decay, design.penalty.strength)
 
+    def sketch(self, n: int) -> Sketch | None:
+        design = self.design.gatherable()
+        if design is None or design.n_outputs > 1:
+            return None
+        if design.rows.n_rows * design.rows.n_features < SKETCHED * n**2:
+            return None
+        information = self.information()
+        # Without replacement, a row by its information (Efraimidis, Spirakis 2006): one that is drawn twice
+        # would look like a direction of large curvature.
+        key = torch.empty_like(information).exponential_(
+            generator=torch.Generator(device="cpu").manual_seed(0)
+        )
+        drawn = key.div_(information).topk(n, largest=False).indices
+        root = (information.sum() / (n * design.weight_sum[0])).sqrt()
+        return Sketch(design.dense(drawn.sort().values) * root, design.decay)
+
+    def active(self, part: float) -> ColumnsPoint | None:
+        design = self.design.gatherable()
+        if design is None:
+            return None
+        most, order = self.information().sort(descending=True)
+        n = 1 + int((most.cumsum(0) < part * most.sum()).sum())
+        if n > ACTIVE * len(order):
+            return None
+        return ColumnsPoint(self.w, design.subset(order[:n].sort().values), self._loss)
+
     def stretch(self, direction: Tensor) -> Tensor:
-        """See `ColumnsObjective.stretch`."""
-        design = self._design
+        """By trial of a few lengths: from parameters 0 a Newton step is too short where classes lie apart.
+
+        With several outputs each would want its own length, and of many rows a pass would be too dear.
+        """
+        design = self.design
+        if design.n_outputs > 1 or not design.keeps:
+            return direction
         (part,) = design.parts()
         z, dz = self.predictions(0, part), design.predict(part, design.expand(direction))
         lengths = torch.tensor(STRETCHES, dtype=dz.dtype, device=dz.device).view(-1, 1, 1)

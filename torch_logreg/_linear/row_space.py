@@ -82,7 +82,7 @@ class RowSpace(Space):
         return self._span.to_raw(*self._inner.to_raw(w))
 
     def from_raw(self, coef: Tensor, intercept: Tensor) -> Tensor:
-        """The weights that predict the rows as these do."""
+        """The parameters that predict the rows as these do."""
         return self._inner.from_raw(*self._span.from_raw(coef, intercept))
 
     def canonical(self, w: Tensor) -> Tensor:

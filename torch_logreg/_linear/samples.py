@@ -76,7 +76,7 @@ class Sampling:
     def _coordinates(self, rows: Rows, weight_sum: Tensor) -> Coordinates:
         """Coordinates by the moments of some rows, for the penalty of all."""
         found = moments(rows, weight_sum, self._model.fit_intercept)
-        return self._model.coordinates(found, rows.n_features, self._weight_sum)
+        return self._model.coordinates(found, rows.n_features, self._model.penalty(self._weight_sum))
 
     def _where_constant(self, coordinates: Coordinates) -> Coordinates:
         """Take the moments of all rows where a column of the sample is constant, in which all need not be."""
@@ -88,7 +88,7 @@ class Sampling:
 def sampled_starts(rows: Drawable, design: Streamed, model: LinearModel, seed: int) -> list[Batch]:
     """Batches of gathered rows for a problem of so many columns that only products are made with it.
 
-    What is not the penalty's of the Fisher matrix at weights 0 adds up to the number of parameters that the
+    What is not the penalty's of the Fisher matrix at parameters 0 adds up to the number of those that the
     rows decide on. Samples have to be several times as many rows, and several times fewer than all.
     """
     coordinates = design.coordinates

@@ -68,7 +68,7 @@ class InnerProducts:
 
 
 class SparseRowSpace(Space):
-    """Coefficients of the columns, of the weights over `SparseRows`."""
+    """Coefficients of the columns, of the parameters over `SparseRows`."""
 
     def __init__(self, design: SparseRows, columns: Columns) -> None:
         self._design, self._transpose = design, columns.transpose
@@ -91,7 +91,7 @@ class SparseRowSpace(Space):
 
 
 class SparseRows(Design):
-    """Weights ``[a, K a, b]``: who moves in a straight line takes the raw predictions along.
+    """Parameters ``[a, K a, b]``: who moves in a straight line takes the raw predictions along.
 
     Steps and line searches then read no rows. As a function of these, F with ``a.T K a`` for its penalty
     has the gradient ``[0, q, sum(r)]`` with r the derivatives by raw predictions and
@@ -122,7 +122,7 @@ class SparseRows(Design):
         self._of_intercept = float(columns.squares.max())
 
     def split(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The weights ``a`` (K, n), ``K a`` in units of `_unit`, and ``b`` (K,)."""
+        """The parameters ``a`` (K, n), ``K a`` in units of `_unit`, and ``b`` (K,)."""
         n, w = self.rows.n_rows, w.view(self.n_outputs, -1)
         return w[:, :n], w[:, n:-1], w[:, -1]
 

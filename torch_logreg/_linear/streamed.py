@@ -46,14 +46,14 @@ class Streamed(Gathered):
         self.n_problems, self.n_outputs = len(model.C), model.n_outputs
         self.n_parameters = model.n_outputs * (rows.n_features + model.fit_intercept)
         self.weight_sum = rows.weight_sum(self.dtype)
-        self.coordinates = self._standardised() if coordinates is None else coordinates
         self.penalty = model.penalty(self.weight_sum)
+        self.coordinates = self._standardised() if coordinates is None else coordinates
         self.decay = self.coordinates.decay(self.penalty)
 
     def _standardised(self) -> Coordinates:
         found = moments(self.rows, self.weight_sum, self._model.fit_intercept)
         self.rows.check_finite(found.variance)
-        coordinates = self._model.coordinates(found, self.rows.n_features, self.weight_sum)
+        coordinates = self._model.coordinates(found, self.rows.n_features, self.penalty)
         find_null_space(coordinates, self.eps, gram(self.rows, coordinates))
         return coordinates
 
@@ -167,6 +167,7 @@ class Streamed(Gathered):
     def subset(self, drawn: Tensor) -> Streamed:
         some = copy.copy(self)
         some.rows = self._gathered(drawn)
+        some.rows.reads = self.rows.reads  # one count of all that is read
         return some
 
     def dense(self, drawn: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch_logreg._runtime.limits import limits_of
 IMPROVEMENT = 1e-4  # of the accuracy, below which it has not improved
 
 
-def split(data: TrainingData, fraction: float, seed: int) -> tuple[TrainingData, TrainingData]:
+def hold_out(data: TrainingData, fraction: float, seed: int) -> tuple[TrainingData, TrainingData]:
     """Rows to train on and rows to keep, with the classes in equal parts; rows of no weight are left out."""
     rows = np.flatnonzero(data.weights > 0)
     try:
@@ -41,7 +41,7 @@ def _part(data: TrainingData, rows: np.ndarray) -> TrainingData:
 
 
 class EarlyStopping:
-    """Scores `kept` after each epoch, and keeps the best weights.
+    """Scores `kept` after each epoch, and keeps the best parameters.
 
     Stops after `n_iter_no_change` epochs in a row in which the accuracy did not improve by 1e-4.
     """

@@ -265,8 +265,9 @@ class PathSolver:
             metric = self._natural(common.objective, metric=kind).metric_at(
                 common.objective, common.w, lambda of: Moved(of, here, there)
             )
-            at = Evaluated(w, *objective.value_and_gradient(w, n_alike=n_folds))
-            solution = self._natural(objective).resume(objective, at, metric, _go_on)
+            at = objective.at(w)
+            known = Evaluated(at, *at.value_and_gradient(n_alike=n_folds))
+            solution = self._natural(objective).resume(objective, known, metric, _go_on)
         else:
             solution = self._solver(objective).minimize(objective, w, _go_on)
         self._keep(path, coordinates, solution, folds, chunk)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Curved
+from torch_logreg._contracts.objective import Curved, Point
 from torch_logreg._runtime.devices import looks_are_free
 from torch_logreg._solvers.directions import Directions, Lesson
 from torch_logreg._solvers.per_problem import Numbers, index, no, some
@@ -115,7 +115,7 @@ class NewtonCG(Directions):
 
     The most steps of one solve are decided before it starts. Where few rows hold nearly all of the Fisher
     information, as late in problems that are nearly separable, only these are multiplied with. Coordinates
-    are such that the Fisher matrix at weights 0 has a diagonal near 1, so there is no preconditioner until
+    are such that the Fisher matrix at parameters 0 has a diagonal near 1, so there is no preconditioner until
     solves take many steps or fail, or where parameters are few; it is then made of a sample of the rows, or
     else the diagonal, anew each time.
     """
@@ -134,21 +134,18 @@ class NewtonCG(Directions):
         self._spikes: Spikes | None = None
 
     def direction(self, state: State) -> Tensor:
-        objective, near = self.objective, largest(state.gradient) <= (self._tol or 0.0)
-        active = None
+        near = largest(state.gradient) <= (self._tol or 0.0)
+        active: Point | None = None
         self._gathering |= self._many and self._last_steps > FEW_STEPS  # rows that are gathered have to pay
         if self._gathering and looks_are_free(near.device):
-            active = objective.hints.active(state.w, NEARLY_ALL if bool(near.any()) else MOST)
-        there = active or objective
-        curvature = there.curvature(state.w)
+            active = state.at.active(NEARLY_ALL if bool(near.any()) else MOST)
+        there = active or state.at
         if self._last_steps > MANY_STEPS or self._hard:
-            self._learn(there, state.w)
+            self._learn(state.at, there)
         accuracy = torch.where(near, *self._accuracies).to(state.w.dtype)
         direction, reached, self._last_steps = conjugate_gradient(
-            curvature.product, -state.gradient, self._precondition, self._n_steps, accuracy
+            there.product, -state.gradient, self._precondition, self._n_steps, accuracy
         )
-        if active is not None:
-            objective.rows.rows_read += active.rows.rows_read
         self._accurate = reached <= accuracy
         return direction
 
@@ -156,13 +153,13 @@ class NewtonCG(Directions):
         """Whether the accuracy of the direction is what was asked for."""
         return self._accurate
 
-    def _learn(self, there: Curved, w: Tensor) -> None:
+    def _learn(self, at: Point, there: Point) -> None:
         """Make a preconditioner, the diagonal that of the rows `there`."""
-        sketch = self.objective.hints.sketch(w, SKETCH_ROWS)
+        sketch = at.sketch(SKETCH_ROWS)
         if sketch is not None:
             self._spikes = Spikes(sketch.rows, sketch.decay)
             return
-        diagonal = there.hints.diagonal(w)
+        diagonal = there.diagonal()
         if diagonal is not None:
             self._inverse_diagonal = torch.where(diagonal > 0, 1 / diagonal, 1.0)
 

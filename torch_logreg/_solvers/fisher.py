@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Factorable, Matrices
+from torch_logreg._contracts.objective import Factorable, Fisher, Matrices
 from torch_logreg._solvers.conjugate_gradients import CG_ACCURACY, conjugate_gradient
 from torch_logreg._solvers.per_problem import Numbers, array, column, each, index, pick, some, where
 from torch_logreg._solvers.search import State, Trial
@@ -21,7 +21,7 @@ LONG = 15  # updates
 
 
 class Metric(ABC):
-    """What stands in for the Fisher matrix at some weights, of each of several problems."""
+    """What stands in for the Fisher matrix at a point, of each of several problems."""
 
     exact = False  # once updated on all rows: the decrement is the Newton decrement
     patience = np.inf  # steps that may fail to contract the gradient before it is given up
@@ -29,15 +29,15 @@ class Metric(ABC):
     belief = 0.1  # in the decrement where steps do not contract the gradient, or it was not solved with
     enough = np.inf  # steps after which they are best made with a factorisation, if that is cheap
 
-    failed: Tensor  # (P,), not 0 where directions are no use
+    failed: Tensor  # (P,) of any dtype, not 0 where directions are no use
 
     @abstractmethod
     def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
         """Whether it is to be updated before the next step."""
 
     @abstractmethod
-    def update(self, objective: Factorable, w: Tensor) -> None:
-        """Make it anew at the weights `w`."""
+    def update(self, at: Fisher) -> None:
+        """Make it anew at a point."""
 
     @abstractmethod
     def solve(self, v: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class Factorised(Metric):
 
 
 class Cholesky(Factorised):
-    """The Fisher matrix at some weights, factorised.
+    """The Fisher matrix at a point, factorised.
 
     A little of its own diagonal is added to the matrix: as much as rounding may have taken from it,
     more where the factorisation still fails, and less again later (Levenberg 1944, Marquardt 1963).
@@ -89,8 +89,8 @@ class Cholesky(Factorised):
     def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
         return not (contracting and full_step)
 
-    def update(self, objective: Factorable, w: Tensor) -> None:
-        self.set(objective.curvature(w))
+    def update(self, at: Fisher) -> None:
+        self.set(at)
 
     def set(self, curvature: Matrices) -> None:
         matrix = curvature.matrix()
@@ -98,7 +98,7 @@ class Cholesky(Factorised):
         diagonal.mul_(1 + (column(self._damping, matrix) if self._damped else self._least))
         diagonal.clamp_(min=self._tiny)  # 0 for a parameter with no effect
         self.factor, info = torch.linalg.cholesky_ex(matrix)
-        self.failed = info.to(matrix.dtype)
+        self.failed = info
 
     def solve(self, v: Tensor) -> Tensor:
         if v.size(0) == self.factor.size(0):
@@ -146,8 +146,8 @@ class Kronecker(Factorised):
     def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
         return n_updates in (0, 3, 8) or not full_step
 
-    def update(self, objective: Factorable, w: Tensor) -> None:
-        self.set(self._sample.curvature(w))
+    def update(self, at: Fisher) -> None:
+        self.set(self._sample.at(at.w))
 
     def set(self, curvature: Matrices) -> None:
         self._vectors = self._curve = self._curve.new_empty(0)  # makes room
@@ -243,9 +243,9 @@ class SampledFisher(Metric):
             self._on_sample, self._accuracy, self._most = False, self.ACCURACY, self.STEPS
         return self.exact or n_updates in (0, 1, 2, 3, 5, 8) or not full_step
 
-    def update(self, objective: Factorable, w: Tensor) -> None:
-        self._curvature = self._sample.curvature(w.to(self._sample.dtype))
-        # The first one is of weights 0 mostly: far from what it is later.
+    def update(self, at: Fisher) -> None:
+        self._curvature = self._sample.at(at.w.to(self._sample.dtype))
+        # The first one is of parameters 0 mostly: far from what it is later.
         if self._n_updates < 1 or self._last_steps > self.MANY_STEPS:
             self._preconditioner.set(self._curvature)
         self._n_updates += 1
@@ -285,7 +285,7 @@ class SampledFisher(Metric):
 
 
 class Shared(Metric):
-    """A metric at fixed weights that serves several problems each: those of a fold have all rows' metric.
+    """A metric at fixed parameters that serves several problems each: those of a fold have all rows' metric.
 
     Problem p has the matrix ``p // n_each`` of `metric`.
     """
@@ -299,7 +299,7 @@ class Shared(Metric):
     def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
         return False
 
-    def update(self, objective: Factorable, w: Tensor) -> None:
+    def update(self, at: Fisher) -> None:
         """It stays as it is."""
 
     def solve(self, v: Tensor) -> Tensor:

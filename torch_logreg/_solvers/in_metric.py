@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Factorable
+from torch_logreg._contracts.objective import Factorable, Fisher
 from torch_logreg._solvers.directions import Directions, Lesson
 from torch_logreg._solvers.fisher import Cholesky, Metric, SampledFisher
 from torch_logreg._solvers.per_problem import Numbers, each, every, index, no, pick, some, where
@@ -35,7 +35,7 @@ def work_of(objective: Factorable) -> int:
 
 
 class InMetric(Directions):
-    """Directions in a metric, after `n_updates` others."""
+    """Directions in a metric, after `n_updates` others; all points are `Fisher`, as of a `Factorable`."""
 
     def __init__(self, objective: Factorable, metric: Metric, thrift: Thrift, n_updates: int = 0) -> None:
         self.objective: Factorable = objective
@@ -59,7 +59,7 @@ class Renewed(InMetric):
     are_newton = True
 
     def direction(self, state: State) -> Tensor:
-        self._metric.update(self.objective, state.w)
+        self._metric.update(cast(Fisher, state.at))
         return self._metric.solve(state.gradient).neg_()
 
     def judge(self, reached: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class Kept(InMetric):
         metric, self._gradient = self._metric, state.gradient
         self._fresh = metric.due(self._n_updates, self._contracting, self._full_step)
         if self._fresh:
-            metric.update(self.objective, state.w)
+            self._metric.update(cast(Fisher, state.at))
             if metric.exact:
                 self._pairs.clear()
         return quasi_newton_direction(state.gradient, self._pairs, metric.solve, metric.scaled)

@@ -8,12 +8,12 @@ from torch_logreg._solvers.stopping import Rule
 
 
 def iterate(directions: Directions, state: State, rule: Rule) -> State:
-    """Update the weights until the rule ends it; returns the last point, of the problems still there."""
+    """Update the parameters until the rule ends it; returns the last point, of the problems still there."""
     while not rule.finished:
         directions = directions.escalate(rule.done)
         direction = directions.direction(state)
         if directions.are_newton and rule.at_start:
-            direction = directions.objective.hints.stretch(state.w, direction)
+            direction = state.at.stretch(direction)
         direction = rule.freeze(direction)
         if directions.looks_back or not rule.ends(state, direction):
             trial = backtrack(

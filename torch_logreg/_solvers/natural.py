@@ -99,16 +99,16 @@ class NaturalSGD(Solver[Curved]):
     def metric_at(
         self, objective: Factorable, w: Tensor, moved: Callable[[Matrices], Matrices]
     ) -> Factorised:
-        """The metric "cholesky" or "kronecker" at fixed weights, of matrices that are `moved` elsewhere."""
+        """The metric "cholesky" or "kronecker" at `w`, of matrices that are `moved` elsewhere."""
         whole = Batch(objective, 0.0, objective.rows.n_rows)
         sample, _, n_rows = objective.batches[-1] if objective.batches else whole
         metric: Factorised = Cholesky(objective)
         if self.metric == "kronecker":
             metric, sample = Kronecker(objective, sample, n_rows), sample.rough()
-        metric.set(moved(sample.curvature(w.to(sample.dtype))))
+        metric.set(moved(sample.at(w.to(sample.dtype))))
         return metric
 
-    def resume(self, objective: Factorable, at: Evaluated, metric: Metric, callback: Callback) -> Solution:
+    def resume(self, objective: Factorable, known: Evaluated, metric: Metric, callback: Callback) -> Solution:
         """Minimise from a known point in a metric that serves as many problems in a row as there are.
 
         The last step, which a metric shown to be good predicts, is not evaluated: the solution's objective is
@@ -117,7 +117,7 @@ class NaturalSGD(Solver[Curved]):
         progress = Progress(objective, self.tol, self.max_iter, callback)
         shared = Shared(metric, objective.n_problems // len(metric.failed))
         directions = Kept(objective, shared, self._thrift, is_good=False, look_back=False)
-        return progress.solution(iterate(directions, state_at(objective, at), progress))
+        return progress.solution(iterate(directions, state_at(objective, known), progress))
 
     @property
     def _thrift(self) -> Thrift:
@@ -167,7 +167,7 @@ def _with_metric(objective: Factorable, w: Tensor, metric: Metric, progress: Pro
         known = start(batches[0].objective, w)
     else:
         known, last = start(objective, w), batches[-1]
-        metric.update(last.objective, w)
+        metric.update(last.objective.at(w))
         decrement = torch.linalg.vecdot(known.gradient, metric.size(known.gradient))
         if bool((decrement <= last.error).all()):  # nothing that a sample could improve
             return known, True

@@ -8,15 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_logreg._runtime.devices import looks_are_free
+
 Numbers: TypeAlias = Any  # np.ndarray (P,), or float or bool where P is 1
 
 
 def to_host(tensors: list[Tensor]) -> list[Numbers]:
-    """Several (P,) tensors in one transfer, of the dtype that holds them all."""
-    numbers = torch.cat(tensors).cpu()
-    if numbers.numel() == len(tensors):
-        return numbers.tolist()
-    return list(numbers.numpy().reshape(len(tensors), -1))
+    """Several (P,) tensors in one transfer, in the dtype that holds them all."""
+    if len(tensors[0]) > 1:
+        return list(torch.cat(tensors).cpu().numpy().reshape(len(tensors), -1))
+    if looks_are_free(tensors[0].device):  # nor is there anything to be put together
+        return [tensor.item() for tensor in tensors]
+    return torch.cat(tensors).tolist()
 
 
 def array(numbers: Numbers) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Hints, Objective
+from torch_logreg._contracts.objective import Curved, Hints, Point
 from torch_logreg._contracts.solver import Evaluated
 from torch_logreg._solvers.per_problem import Numbers, column, each, every, index, pick, to_host, where
 
@@ -29,34 +29,42 @@ STEEP, LONGEST = 0.28, 64.0
 class State(NamedTuple):
     """A point, what F is there, and the same on the host."""
 
-    w: Tensor  # (P, n_parameters)
+    at: Point
     value: Tensor  # (P,)
     gradient: Tensor  # (P, n_parameters)
     objective: Numbers
     gradient_norm: Numbers  # max |gradient|
 
-    def select(self, problems: np.ndarray) -> State:
+    @property
+    def w(self) -> Tensor:
+        """The weights, (P, n_parameters)."""
+        return self.at.w
+
+    def select(self, problems: np.ndarray, fewer: Curved) -> State:
+        """The state of some of the problems, for the objective of these."""
         here = index(problems, self.w.device)
-        w, value, gradient = (tensor.index_select(0, here) for tensor in self[:3])
-        return State(w, value, gradient, pick(self.objective, problems), pick(self.gradient_norm, problems))
+        w, value, gradient = (each.index_select(0, here) for each in (self.w, self.value, self.gradient))
+        known = pick(self.objective, problems), pick(self.gradient_norm, problems)
+        return State(fewer.at(w), value, gradient, *known)
 
 
-def start(objective: Objective, w: Tensor) -> State:
-    """The point `w`."""
-    return state_at(objective, Evaluated(w, *objective.value_and_gradient(w)))
+def start(objective: Curved, w: Tensor) -> State:
+    """The state at `w`."""
+    at = objective.at(w)
+    return state_at(objective, Evaluated(at, *at.value_and_gradient()))
 
 
-def state_at(objective: Objective, at: Evaluated) -> State:
-    """The point at which F is known, and finite."""
-    known = [at.value, largest(at.gradient)]
-    state = State(*at, *to_host(known))
+def state_at(objective: Curved, known: Evaluated) -> State:
+    """The state at a point where F is known, and finite."""
+    numbers = [known.value, largest(known.gradient)]
+    state = State(*known, *to_host(numbers))
     if not (every(abs(state.objective) < np.inf) and every(state.gradient_norm < np.inf)):
-        _blame(objective, at.w, torch.stack(known))
+        _blame(objective, state.w, torch.stack(numbers))
     return state
 
 
-def _blame(objective: Objective, w: Tensor, found: Tensor) -> None:
-    """Raise ValueError for an F that is not finite at the weights `w` to start from, or for X."""
+def _blame(objective: Curved, w: Tensor, found: Tensor) -> None:
+    """Raise ValueError for an F that is not finite at the parameters `w` to start from, or for X."""
     if bool(w.any()):
         value, gradient = objective.value_and_gradient(torch.zeros_like(w))
         if bool(value.isfinite().all() and gradient.isfinite().all()):
@@ -89,7 +97,7 @@ class Trial(NamedTuple):
 
 
 def backtrack(
-    objective: Objective,
+    objective: Curved,
     state: State,
     direction: Tensor,
     judge: Callable[[Tensor], Tensor],
@@ -108,42 +116,43 @@ def backtrack(
     rounding, w = objective.eps * abs(state.objective), state.w + direction
     highest, noise = state.objective + 4 * rounding, state.objective + NOISE * rounding
     for _ in range(MAX_HALVINGS):
-        value, gradient = objective.value_and_gradient(w)
+        at = objective.at(w)
+        value, gradient = at.value_and_gradient()
         slope_there = torch.linalg.vecdot(gradient, direction)
         report = [value, largest(gradient), slope, slope_there, judge(gradient)]
         F, norm, along, left, verdict = to_host(report)
         descends = along <= 0  # False for NaN too
-        enough = F <= highest + ARMIJO * step * along
-        if not every(enough):
-            enough = enough | ((F <= noise) & (abs(left) <= TURNED * abs(along)))
-        enough = enough & descends
+        enough = descends & (F <= highest + ARMIJO * step * along)
+        if done := every(enough):
+            break
+        enough = enough | (descends & (F <= noise) & (abs(left) <= TURNED * abs(along)))
         if every(enough == descends):
             break
         step = where(enough, step, step / 2)
         w = state.w + column(step, w) * direction
-    reached = State(w, value, gradient, F, norm)
-    if not every(enough):
-        step, reached = step * enough, _where(enough, reached, state)
+    reached = State(at, value, gradient, F, norm)
+    if not (done or every(enough)):
+        step, reached = step * enough, _where(objective, enough, reached, state)
     elif tries_lengths and (step < 1 or left < STEEP * along):
         line = _Line(objective, state, direction)
         reached, step = line.best(reached, step) if step < 1 else line.longer(reached, left, along)
     return Trial(reached, step, -along, -left, verdict, direction, objective.hints)
 
 
-def foresee(objective: Objective, state: State, direction: Tensor) -> Trial:
+def foresee(objective: Curved, state: State, direction: Tensor) -> Trial:
     """The whole step as it is predicted, with F as it is before."""
     nothing, step = each(0.0, len(direction)), each(1.0, len(direction))
     decrement = to_host([-torch.linalg.vecdot(state.gradient, direction)])[0]
-    after = state._replace(w=state.w + direction)
+    after = state._replace(at=objective.at(state.w + direction))
     return Trial(after, step, decrement, nothing, nothing, direction, objective.hints)
 
 
-def _where(moved: Numbers, reached: State, before: State) -> State:
+def _where(objective: Curved, moved: Numbers, reached: State, before: State) -> State:
     if not isinstance(moved, np.ndarray):
         return reached if moved else before
     on_device = torch.as_tensor(moved, dtype=torch.bool, device=before.w.device)
     return State(
-        torch.where(on_device[:, None], reached.w, before.w),
+        objective.at(torch.where(on_device[:, None], reached.w, before.w)),
         torch.where(on_device, reached.value, before.value),
         torch.where(on_device[:, None], reached.gradient, before.gradient),
         np.where(moved, reached.objective, before.objective),
@@ -154,17 +163,17 @@ def _where(moved: Numbers, reached: State, before: State) -> State:
 class _Line(NamedTuple):
     """Points along the direction of one problem."""
 
-    objective: Objective
+    objective: Curved
     start: State
     direction: Tensor
 
     def at(self, length: float) -> tuple[State, float]:
         """The point, and the slope there."""
-        w = self.start.w + length * self.direction
-        value, gradient = self.objective.value_and_gradient(w)
+        at = self.objective.at(self.start.w + length * self.direction)
+        value, gradient = at.value_and_gradient()
         slope = torch.linalg.vecdot(gradient, self.direction)
         *known, left = to_host([value, largest(gradient), slope])
-        return State(w, value, gradient, *known), left
+        return State(at, value, gradient, *known), left
 
     def longer(self, found: State, left: float, along: float) -> tuple[State, float]:
         """The point found by a whole step, or one of several such, while F falls on by much."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -60,6 +61,14 @@ class Rule(ABC):
         return directions, state
 
 
+class Known(NamedTuple):
+    """What is told of problems at a point."""
+
+    w: Tensor  # (P, n_parameters)
+    objective: np.ndarray  # (P,)
+    gradient_norm: np.ndarray  # (P,)
+
+
 class Progress(Rule):
     """Which of P problems are done and why, how often each was updated, and how much was read.
 
@@ -69,7 +78,8 @@ class Progress(Rule):
 
     def __init__(self, objective: Curved, tol: float | None, max_iter: int, callback: Callback) -> None:
         eps, n_problems = objective.eps, objective.n_problems
-        self._tol, self._max_iter, self._callback, self._rows = tol, max_iter, callback, objective.rows
+        self._tol, self._max_iter, self._callback = tol, max_iter, callback
+        self._reads = objective.rows.reads
         # A decrease below rounding cannot be seen, whatever tol asks for.
         self._decrease, self._vanished = max((tol or 0.0) ** 2, 4 * eps), eps**2
         self._reasons, self._n_iter = [""] * n_problems, np.zeros(n_problems, dtype=np.int32)
@@ -77,12 +87,12 @@ class Progress(Rule):
         self.done, self.finished, self.at_start = each(False, n_problems), not max_iter, True
         self._here = np.arange(n_problems)
         self._numbers = objective.rows.n_rows * objective.n_outputs  # raw predictions of a problem
-        self._gone: State | None = None  # of all problems, as they were when they left
+        self._gone: Known | None = None  # of all problems, as they were when they left
 
     def record(self, before: State, trial: Trial, lesson: Lesson) -> None:
         """Take in one update.
 
-        A problem is solved if at the weights before the update max |gradient| <= tol and the predicted
+        A problem is solved if at the parameters before the update max |gradient| <= tol and the predicted
         relative decrease <= tol², and if a whole step then leaves little of the slope along it, as predicted;
         that update is taken all the same.
         """
@@ -105,15 +115,16 @@ class Progress(Rule):
         self._tell(before, trial)
 
     def _tell(self, before: State, trial: Trial) -> None:
-        number, read = self._updates - 1, self._rows.rows_read
-        w, step, done = trial.state.w, array(trial.step), array(self.done)
-        if self._gone is not None:
-            n_problems, here = len(self._n_iter), self._here
-            before, w = self._all(before), self._all(trial.state).w
+        number, read = self._updates - 1, self._reads.n_rows
+        if self._gone is None:
+            w, numbers = trial.state.w, (before.objective, before.gradient_norm, trial.step, self.done)
+            objective, norm, step, done = map(array, numbers)
+        else:
+            _, objective, norm = self._all(before)
+            n_problems, here, w = len(self._n_iter), self._here, self._all(trial.state).w
             step, done = np.zeros(n_problems), np.ones(n_problems, dtype=bool)
             step[here], done[here] = trial.step, self.done
-        known = array(before.objective), array(before.gradient_norm)
-        if self._callback(Iteration(number, *known, step, read, w, done)):
+        if self._callback(Iteration(number, objective, norm, step, read, w, done)):
             self._conclude(each(True, len(self._here)), "callback")
         self.finished, self.at_start = self._updates >= self._max_iter or every(self.done), False
 
@@ -143,29 +154,27 @@ class Progress(Rule):
         if fewer is None:
             return directions, state
         self._gone, self._here, self.done = self._all(state), self._here[staying], pick(self.done, staying)
-        return fewer, state.select(staying)
+        return fewer, state.select(staying, fewer.objective)
 
     def _is_worth_leaving(self, leaving: np.ndarray) -> bool:
         n_leaving = leaving.sum()
         many = LEAVE * len(leaving) <= n_leaving < len(leaving)
         return bool(many and n_leaving * self._numbers >= LEAVE_NUMBERS)
 
-    def _all(self, state: State) -> State:
-        """Of all problems."""
+    def _all(self, state: State) -> Known:
+        """What is told of all problems."""
+        known = Known(state.w, array(state.objective), array(state.gradient_norm))
         if self._gone is None:
-            return state
-        here, pairs = index(self._here, state.w.device), zip(self._gone[:3], state[:3], strict=True)
-        w, value, gradient = (old.index_copy(0, here, new) for old, new in pairs)
+            return known
+        w = self._gone.w.index_copy(0, index(self._here, state.w.device), known.w)
         objective, norm = self._gone.objective.copy(), self._gone.gradient_norm.copy()
-        objective[self._here], norm[self._here] = state.objective, state.gradient_norm
-        return State(w, value, gradient, objective, norm)
+        objective[self._here], norm[self._here] = known.objective, known.gradient_norm
+        return Known(w, objective, norm)
 
     def solution(self, state: State) -> Solution:
         if not every(self.done):
             self._conclude(each(True, len(self._here)), "max_iter")
-        state = self._all(state)
-        known = array(state.objective), array(state.gradient_norm)
-        return Solution(state.w, *known, self._n_iter, self._reasons)
+        return Solution(*self._all(state), self._n_iter, self._reasons)
 
 
 class OnSample(Rule):
