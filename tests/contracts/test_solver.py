@@ -380,17 +380,23 @@ def test_nothing_comes_to_the_host_during_conjugate_gradients(loss, kind, limits
 @solvers
 def test_an_update_accepted_at_once_is_one_transfer_to_the_host(solver, monkeypatch):
     objective = _objective("binary", _data("binary"), [1.0])
-    transfers, cpu, at = [0], torch.Tensor.cpu, []
+    transfers, at = [0], []
 
-    def counting(tensor, *args, **kwargs):
-        transfers[0] += 1
-        return cpu(tensor, *args, **kwargs)
+    def counting(method):
+        def counted(tensor, *args, **kwargs):
+            transfers[0] += 1
+            return method(tensor, *args, **kwargs)
+
+        return counted
 
     def note(iteration: Iteration) -> bool:
         assert iteration.step[0] == 1
         at.append(transfers[0])
         return False
 
-    monkeypatch.setattr(torch.Tensor, "cpu", counting)
+    for name in ("cpu", "item", "tolist"):
+        monkeypatch.setattr(torch.Tensor, name, counting(getattr(torch.Tensor, name)))
+    # As on a device other than the CPU, where numbers are read one by one.
+    monkeypatch.setattr("torch_logreg._solvers.per_problem.looks_are_free", lambda device: False)
     SOLVERS[solver].make(max_iter=3, tol=0.0).minimize(objective, _zero(objective), note)
     assert np.diff(at).tolist() == [1, 1]
