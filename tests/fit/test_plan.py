@@ -73,13 +73,30 @@ def test_every_row_names_a_script_that_is_there(table):
         assert row.measured == "by definition" or any((SCRIPTS / name).is_file() for name in names)
 
 
-def test_sizes_at_which_the_rows_space_begins():
-    at = Shape(plan.MOST_ROWS, plan.COLUMNS_FOR_A_ROW * plan.MOST_ROWS)
-    assert plan_of(at).design == "rows"
-    assert plan_of(replace(at, n_rows=at.n_rows + 1)).design != "rows"
-    assert plan_of(replace(at, n_features=at.n_features - 1)).design != "rows"
-    assert plan_of(Shape(10, 1024)).design == "held columns"
-    assert plan_of(Shape(10, 1025)).design == "rows"
+@pytest.mark.parametrize(("n", "d", "n_outputs", "design"), [
+    (100, 150, 1, "held columns"),  # as fast in the rows' space, on the machine where both were timed
+    (100, 300, 1, "rows"),
+    (100, 768, 1, "rows"),
+    (100, 768, 20, "rows"),
+    (90, 1023, 1, "rows"),
+    (90, 1024, 1, "rows"),
+    (300, 768, 20, "rows"),
+    (500, 768, 1, "held columns"),
+    (300, 2000, 1, "rows"),
+    (1000, 1500, 1, "columns"),
+    (1000, 4000, 1, "columns"),
+    (1000, 20_000, 1, "rows"),
+    (10, 60, 1, "held columns"),  # too little work for a space to be made
+    (1025, 10**6, 1, "columns"),
+])  # fmt: skip
+def test_few_rows_are_solved_in_their_space_where_that_takes_less(n, d, n_outputs, design):
+    assert plan_of(Shape(n, d, n_outputs)).design == design
+
+
+def test_more_columns_never_lead_out_of_the_rows_space_but_where_the_metric_changes():
+    for n in (20, 100, 300):
+        found = [plan_of(Shape(n, d)).design == "rows" for d in range(n, 1023, 7)]
+        assert found == sorted(found) and found[-1]
 
 
 def test_sizes_at_which_the_space_of_sparse_rows_begins():

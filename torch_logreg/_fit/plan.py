@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch_logreg._contracts.objective import Curved
-from torch_logreg._linear.coordinates import FACTORISED_FEATURES
 from torch_logreg._linear.samples import MIN_ROWS_PER_PARAMETER
 
 # What a solver will do with a linear objective: minibatches of the columns as they are, or of scaled ones,
@@ -85,9 +84,9 @@ def choose(table: tuple[Crossover, ...], shape: Shape) -> str:
 
 # ---- what X is held as ----
 
-# The rows' space costs an eigendecomposition of n_rows x n_rows inner products. Those of sparse rows are
-# never made, only multiplied with, by one thread.
-MOST_ROWS, MOST_STORED, COLUMNS_FOR_A_ROW, COLUMNS_FOR_A_SPARSE_ROW = 1024, 2**20, 6, 20
+# Rows in whose space a problem is solved, at most: an eigendecomposition of their inner products takes memory
+# too. Those of sparse rows are never made, only multiplied with, by one thread.
+MOST_ROWS, MOST_STORED, COLUMNS_FOR_A_SPARSE_ROW = 1024, 2**20, 20
 # Numbers in X up to which its scaled columns are held, and rows where there are several outputs.
 HELD_NUMBERS, HELD_SOFTMAX_ROWS = 2**20, 5_000
 
@@ -97,9 +96,29 @@ def _is_held(shape: Shape) -> bool:
     return shape.is_dense and few and shape.n_rows * shape.n_columns <= HELD_NUMBERS
 
 
+# A fit in multiplications, as the crossovers showed it: updates, steps of conjugate gradients for each, those of
+# an eigendecomposition by the cube of its size, and those of matrices in the time of one of a product with X,
+# which waits for memory.
+UPDATES, STEPS, EIGEN, WAITING = 10, 20, 25, 10
+SPACE_WORK = 2**23  # in the time of so many the rows' space is made, however few rows there are
+
+
+def newton_work(n_rows: int, n_columns: int, n_outputs: int) -> float:
+    """About the multiplications of a fit to all rows, in the time of those of a matrix product."""
+    n, m, K = n_rows, n_columns, n_outputs
+    metric = metric_of(Shape(n, m, K, fit_intercept=False), "none")
+    if metric == "cholesky":
+        return UPDATES * (n * (K * m) ** 2 + (K * m) ** 3 / 3)
+    factors = 0 if metric == "products" else 2 * (n * m**2 + EIGEN * m**3)
+    return factors + UPDATES * STEPS * 2 * WAITING * n * m * K
+
+
 def _has_short_rows(shape: Shape) -> bool:
-    n, d = shape.n_rows, shape.n_features
-    return shape.is_dense and n <= MOST_ROWS and d > FACTORISED_FEATURES and d >= COLUMNS_FOR_A_ROW * n
+    n, m, K = shape.n_rows, shape.n_columns, shape.n_outputs
+    if not shape.is_dense or n > MOST_ROWS or m <= n + shape.fit_intercept:
+        return False
+    there = SPACE_WORK + n**2 * m / 2 + EIGEN * n**3 + newton_work(n, n + shape.fit_intercept, K)
+    return there <= newton_work(n, m, K)
 
 
 def _has_short_sparse_rows(shape: Shape) -> bool:
