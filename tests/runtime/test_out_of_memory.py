@@ -8,6 +8,7 @@ import scipy.sparse
 import torch
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
+from torch_logreg._fit import plan
 from torch_logreg._runtime import out_of_memory
 from torch_logreg._selection.path import SCRATCH, PathSolver
 
@@ -31,8 +32,8 @@ def never(*args):
 def test_a_hundred_classes_of_784_columns_are_refused_before_any_work(dtype, monkeypatch):
     monkeypatch.setattr(out_of_memory, "device_memory", lambda device: 24e9)
     monkeypatch.setattr("torch_logreg._linear.objective.ColumnsObjective.at", never)
-    images, digits = np.ones((200, 784), dtype=dtype), np.arange(200) % 100
-    images[:, 1:] = rng.normal(size=(200, 783))
+    images, digits = np.ones((1100, 784), dtype=dtype), np.arange(1100) % 100
+    images[:, 1:] = rng.normal(size=(1100, 783))
     said = "newton-cholesky.*78500 x 78500.*163 GB.*'cpu' has 24 GB.*use solver='newton-cg' or 'auto'"
     with pytest.raises(MemoryError, match=said):
         TorchLogisticClassifier(solver="newton-cholesky").fit(images, digits)
@@ -81,6 +82,7 @@ def test_problems_solved_at_once_are_refused_where_too_many_are_asked_for(monkey
 
 def test_a_factorising_cv_solves_as_few_problems_at_once_as_its_matrices_allow(monkeypatch):
     """Other solvers make no matrix of 1025 coefficients and more."""
+    monkeypatch.setattr(plan, "MOST_ROWS", 0)  # not in the space of the rows
     solved = []
     on_folds = PathSolver._on_folds
     monkeypatch.setattr(

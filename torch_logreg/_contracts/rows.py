@@ -56,6 +56,7 @@ class Rows(ABC):
     dtype: torch.dtype
     device: torch.device
     reads: Reads
+    n_stored = -1  # numbers that sparse rows hold; -1 for dense ones
 
     @property
     def rows_read(self) -> int:

@@ -81,6 +81,8 @@ class ArrayRows(Drawable, Gatherable):
         if isinstance(X, Tensor) and X.dtype in HALF:
             step = min(step, upcast_rows(X))
         self._step = step
+        if not isinstance(X, Tensor):
+            self.n_stored = X.nnz
 
     @property
     def sparse(self) -> scipy.sparse.csr_array | None:

@@ -31,7 +31,7 @@ class FoldRows(Rows):
         self._rows, self._counts, self._fold = rows, counts, fold
         self.n_rows, self.n_features = rows.n_rows, rows.n_features
         self.dtype, self.device, self.reads = rows.dtype, rows.device, rows.reads
-        self.is_dense = rows.is_dense
+        self.is_dense, self.n_stored = rows.is_dense, rows.n_stored
 
     def _weighted(self, block: Block, first: int) -> Block:
         counts = self._counts[:, first : first + len(block.target)].to(self.dtype)

@@ -18,6 +18,7 @@ from torch_logreg._fit.predictor import Linear, Raw
 from torch_logreg._fit.present import Present
 from torch_logreg._fit.problem import Problem, make_rows
 from torch_logreg._linear.coordinates import Coordinates, Space
+from torch_logreg._linear.design import Columns
 from torch_logreg._linear.held import hold, hold_all
 from torch_logreg._linear.minibatches import MinibatchObjective
 from torch_logreg._linear.model import LinearModel
@@ -158,14 +159,13 @@ def _in_a_space(
 
 def shape_of(rows: ArrayRows, n_outputs: int, fit_intercept: bool, method: Method, **known: Any) -> Shape:
     """The sizes that the plan asks for."""
-    sparse = rows.sparse
     return Shape(
         rows.n_rows,
         rows.n_features,
         n_outputs,
         fit_intercept,
         method,
-        n_stored=-1 if sparse is None else sparse.nnz,
+        n_stored=rows.n_stored,
         itemsize=rows.dtype.itemsize,
         **known,
     )
@@ -179,25 +179,32 @@ def regular_C(C: np.ndarray, data: TrainingData, dtype: torch.dtype) -> np.ndarr
     return np.maximum(C, 4 * torch.finfo(dtype).tiny / least)
 
 
+def _plain(rows: ArrayRows, model: LinearModel) -> Streamed:
+    penalty = model.penalty(rows.weight_sum(model.C.dtype))
+    return Streamed(rows, model, model.coordinates(None, rows.n_features, penalty))
+
+
+# By the names in `DESIGNS` of the plan.
+MAKERS: dict[str, Callable[[ArrayRows, LinearModel], Columns]] = {
+    "plain columns": _plain,
+    "drawn columns": Streamed,
+    "held columns": hold_all,
+    "columns": Streamed,
+}
+
+
 def linear_objective(
     rows: ArrayRows, model: LinearModel, plan: Plan, seed: Callable[[], int]
 ) -> ColumnsObjective:
     """F of the linear model for each of the P problems of `model`."""
-    loss = model.loss
-    if plan.design == "held columns":
-        return ColumnsObjective(hold_all(rows, model), loss)
-    if plan.design == "plain columns":
-        penalty = model.penalty(rows.weight_sum(model.C.dtype))
-        plain = model.coordinates(None, rows.n_features, penalty)
-        return MinibatchObjective(rows, Streamed(rows, model, plain), loss)
     if plan.n_drawn:
         coordinates, batches = make_batches(rows, model, plan.n_drawn, seed(), plan.samples == "solved")
-        return ColumnsObjective(Streamed(rows, model, coordinates), loss, batches)
-    design = Streamed(rows, model)
-    if plan.design == "drawn columns":
-        return MinibatchObjective(rows, design, loss)
-    batches = sampled_starts(rows, design, model, seed()) if plan.samples == "starts" else []
-    return ColumnsObjective(design, loss, batches)
+        return ColumnsObjective(Streamed(rows, model, coordinates), model.loss, batches)
+    design = MAKERS[plan.design](rows, model)
+    if plan.design in ("plain columns", "drawn columns"):
+        return MinibatchObjective(rows, design, model.loss)
+    starts = sampled_starts(rows, design, model, seed()) if plan.samples == "starts" else []
+    return ColumnsObjective(design, model.loss, starts)
 
 
 def in_row_space(rows: ArrayRows, model: LinearModel) -> tuple[ColumnsObjective, RowSpace]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch_logreg._contracts.objective import Curved
@@ -96,29 +96,34 @@ def _is_held(shape: Shape) -> bool:
     return shape.is_dense and few and shape.n_rows * shape.n_columns <= HELD_NUMBERS
 
 
-# A fit in multiplications, as the crossovers showed it: updates, steps of conjugate gradients for each, those of
-# an eigendecomposition by the cube of its size, and those of matrices in the time of one of a product with X,
-# which waits for memory.
+# A fit in multiplications, as the crossovers showed it: updates, and steps of conjugate gradients for each.
+# An eigendecomposition takes so many by the cube of its size; one of a product with X, which waits for memory,
+# takes the time of several; and a product with sparse rows as long as so many besides.
 UPDATES, STEPS, EIGEN, WAITING = 10, 20, 25, 10
+SPARSE_WORK = 2**20
 SPACE_WORK = 2**23  # in the time of so many the rows' space is made, however few rows there are
 
 
-def newton_work(n_rows: int, n_columns: int, n_outputs: int) -> float:
+def newton_work(metric: str, n_rows: int, n_columns: int, n_outputs: int) -> float:
     """About the multiplications of a fit to all rows, in the time of those of a matrix product."""
     n, m, K = n_rows, n_columns, n_outputs
-    metric = metric_of(Shape(n, m, K, fit_intercept=False), "none")
     if metric == "cholesky":
         return UPDATES * (n * (K * m) ** 2 + (K * m) ** 3 / 3)
     factors = 0 if metric == "products" else 2 * (n * m**2 + EIGEN * m**3)
     return factors + UPDATES * STEPS * 2 * WAITING * n * m * K
 
 
+def _dense_work(n_rows: int, n_columns: int, n_outputs: int) -> float:
+    dense = Shape(n_rows, n_columns, n_outputs, fit_intercept=False)
+    return newton_work(choose(METRICS, dense), n_rows, n_columns, n_outputs)
+
+
 def _has_short_rows(shape: Shape) -> bool:
     n, m, K = shape.n_rows, shape.n_columns, shape.n_outputs
     if not shape.is_dense or n > MOST_ROWS or m <= n + shape.fit_intercept:
         return False
-    there = SPACE_WORK + n**2 * m / 2 + EIGEN * n**3 + newton_work(n, n + shape.fit_intercept, K)
-    return there <= newton_work(n, m, K)
+    there = SPACE_WORK + n**2 * m / 2 + EIGEN * n**3 + _dense_work(n, n + shape.fit_intercept, K)
+    return there <= _dense_work(n, m, K)
 
 
 def _has_short_sparse_rows(shape: Shape) -> bool:
@@ -190,7 +195,20 @@ KEPT_WORK = 2**24  # multiplications for a Fisher matrix below which a new one c
 LATE_WORK = 2**30  # up to which many steps, as where classes are nearly separable, are best made exact ones
 OWN_WORK = 2**28  # for the Fisher matrices of all problems, up to which each has its own
 
+
+def _stores_little(shape: Shape) -> bool:
+    """Whether products with sparse rows take less than matrices that are made as of dense ones."""
+    if shape.is_dense:
+        return False
+    sizes = shape.n_rows, shape.n_columns, shape.n_outputs
+    products = UPDATES * STEPS * (SPARSE_WORK + 2 * WAITING * shape.n_stored * shape.n_outputs)
+    return products <= newton_work(
+        "cholesky" if shape.n_parameters <= CHOLESKY_PARAMETERS else "factors", *sizes
+    )
+
+
 METRICS = (
+    Crossover("products", _stores_little, "shapes.py"),
     Crossover(
         "cholesky",
         lambda s: s.n_parameters <= CHOLESKY_PARAMETERS and (s.n_outputs == 1 or s.work <= KEPT_WORK),
@@ -206,13 +224,14 @@ OF_FACTORS = {"none": "exact", "starts": "exact", "solved": "sampled", "metric":
 
 def metric_of(shape: Shape, samples: str) -> str:
     """The metric of one problem: by a factorisation, by products, or by factors, and of which rows."""
-    one = Shape(shape.n_rows, shape.n_columns, shape.n_outputs, fit_intercept=False)
-    found = choose(METRICS, one)
+    found = choose(METRICS, replace(shape, n_problems=1))
     return OF_FACTORS[samples] if found == "factors" else found
 
 
 def shared_metric_of(shape: Shape) -> str:
     """The metric of all rows that serves the folds of one C each."""
+    if _stores_little(replace(shape, n_problems=1)):
+        return "products"
     if shape.n_outputs == 1 and shape.n_parameters <= CHOLESKY_PARAMETERS:
         return "cholesky"
     return "products" if shape.n_columns > FACTOR_PARAMETERS else "kronecker"
@@ -225,6 +244,8 @@ def has_own_metrics(shape: Shape) -> bool:
 
 def matrix_numbers(shape: Shape) -> int:
     """Numbers of the largest matrix that natural-gradient descent makes for one problem."""
+    if _stores_little(replace(shape, n_problems=1)):
+        return 0
     if shape.n_parameters <= CHOLESKY_PARAMETERS:
         return shape.n_parameters**2
     return 0 if shape.n_columns > FACTOR_PARAMETERS else shape.n_columns**2
@@ -250,6 +271,7 @@ def natural_settings(objective: Curved) -> dict[str, Any]:
     samples = "none"
     if objective.batches:
         samples = "solved" if objective.batches[-1].error < math.inf else "metric"
-    shape = Shape(objective.rows.n_rows, m, K, fit_intercept=False)
+    rows = objective.rows
+    shape = Shape(rows.n_rows, m, K, fit_intercept=False, n_stored=rows.n_stored)
     late = LATE_WORK if objective.n_parameters <= CHOLESKY_PARAMETERS else 0
     return {"metric": metric_of(shape, samples), "kept_work": KEPT_WORK, "late_work": late}

@@ -8,9 +8,8 @@ from torch import Tensor
 from torch_logreg._contracts.objective import Stochastic
 from torch_logreg._contracts.rows import Block, Drawable
 from torch_logreg._data.products import matmul, rmatmul
-from torch_logreg._linear.design import Part
+from torch_logreg._linear.design import Columns, Part
 from torch_logreg._linear.objective import ColumnsObjective
-from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.losses import Loss
 
 
@@ -18,9 +17,8 @@ class MinibatchObjective(Stochastic, ColumnsObjective):
     """F over rows that can be drawn, with estimates from some of them."""
 
     rows: Drawable
-    design: Streamed
 
-    def __init__(self, rows: Drawable, design: Streamed, loss: Loss) -> None:
+    def __init__(self, rows: Drawable, design: Columns, loss: Loss) -> None:
         ColumnsObjective.__init__(self, design, loss)
         self.rows, self._plain = rows, design.coordinates.plain and self.dtype == rows.dtype
         self._rows_per_weight = (rows.n_rows / design.weight_sum).to(rows.dtype)[:, None, None]  # (P, 1, 1)

@@ -21,7 +21,7 @@ from torch_logreg._contracts.objective import (
 )
 from torch_logreg._linear.coordinates import Coordinates
 from torch_logreg._linear.design import Columns, Design, Part
-from torch_logreg._losses.losses import Loss, fisher_diagonal_at, outputs_factor
+from torch_logreg._losses.losses import Loss, outputs_factor
 
 SKETCHED = 64  # times the work of an eigendecomposition has X to have for a sketch to pay
 ACTIVE = 0.6  # of the rows, at most, that are worth being gathered
@@ -201,7 +201,7 @@ class ColumnsPoint(LinearPoint, Fisher):
         """The diagonals of the weighted Fisher matrices of rows, (P, K, n)."""
         slope = self._slopes.get(index)
         if slope is not None:
-            return fisher_diagonal_at(slope).mul_(part.of_row)
+            return self._loss.fisher_diagonal_at(slope).mul_(part.of_row)
         return self._loss.fisher_diagonal(self._fisher(index, part)) * part.of_row
 
     def _diagonals(self) -> Iterator[tuple[Part, Tensor]]:

@@ -11,6 +11,7 @@ from torch_logreg._contracts.objective import Batch
 from torch_logreg._contracts.rows import Drawable, Rows
 from torch_logreg._data.samples import HeldRows, SampledRows
 from torch_logreg._linear.coordinates import Coordinates, find_null_space, gram
+from torch_logreg._linear.design import Columns
 from torch_logreg._linear.held import Held, hold
 from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.moments import moments
@@ -85,7 +86,7 @@ class Sampling:
         return self._coordinates(self._rows, self._weight_sum)
 
 
-def sampled_starts(rows: Drawable, design: Streamed, model: LinearModel, seed: int) -> list[Batch]:
+def sampled_starts(rows: Drawable, design: Columns, model: LinearModel, seed: int) -> list[Batch]:
     """Batches of gathered rows for a problem of so many columns that only products are made with it.
 
     What is not the penalty's of the Fisher matrix at parameters 0 adds up to the number of those that the

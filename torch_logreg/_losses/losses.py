@@ -23,6 +23,16 @@ def softplus(z: Tensor) -> Tensor:
     return F.softplus(z, threshold=40)
 
 
+def _of_slope(slope: Tensor) -> Tensor:
+    """``p (1 - p)`` with p of what is wrong, from the gradient of the loss, (P, K, n).
+
+    The gradient is p of the classes that are not the row's, and ``p - 1`` of its own: both are known to the
+    last digit where the row is predicted well. Where it is not the result may be a rounding error of 1.
+    """
+    wrong = slope.abs()
+    return torch.addcmul(wrong, wrong, wrong, value=-1)
+
+
 class BinaryCrossEntropy:
     """``log(1 + exp(t z))`` with one raw prediction a row and ``t`` the sign of a wrong one.
 
@@ -80,6 +90,11 @@ class BinaryCrossEntropy:
     @staticmethod
     def fisher_diagonal(fisher: Tensor) -> Tensor:
         return fisher
+
+    @staticmethod
+    def fisher_diagonal_at(slope: Tensor) -> Tensor:
+        """`fisher_diagonal` from the gradient, where that is known."""
+        return _of_slope(slope)
 
     @staticmethod
     def fisher_factors(fisher: Tensor) -> Tensor | None:
@@ -182,6 +197,11 @@ class SoftmaxCrossEntropy:
         return fisher * (1 - fisher).scatter(1, likeliest, others)
 
     @staticmethod
+    def fisher_diagonal_at(slope: Tensor) -> Tensor:
+        """`fisher_diagonal` from the gradient, where that is known."""
+        return _of_slope(slope)
+
+    @staticmethod
     def fisher_factors(fisher: Tensor) -> Tensor | None:
         """The b (P, K, n) that make a row's Fisher matrix ``-b_k b_l`` off its diagonal; None for 0."""
         return fisher
@@ -198,16 +218,6 @@ class SoftmaxCrossEntropy:
 Loss: TypeAlias = BinaryCrossEntropy | SoftmaxCrossEntropy
 
 LOSSES: dict[str, Loss] = {"binary": BinaryCrossEntropy(), "softmax": SoftmaxCrossEntropy()}
-
-
-def fisher_diagonal_at(slope: Tensor) -> Tensor:
-    """`fisher_diagonal` from the gradient of the loss, (P, K, n): ``p (1 - p)`` with p of what is wrong.
-
-    The gradient is p of the classes that are not the row's, and ``p - 1`` of its own: both are known to the
-    last digit where the row is predicted well. Where it is not the result may be a rounding error of 1.
-    """
-    wrong = slope.abs()
-    return torch.addcmul(wrong, wrong, wrong, value=-1)
 
 
 def outputs_factor(factors: Tensor | None, of_row: Tensor, weights: Tensor) -> Tensor:
