@@ -27,6 +27,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse
 import torch
 from scipy.special import expit, logsumexp
 from sklearn.linear_model import LogisticRegression
@@ -86,6 +87,19 @@ def correlated(
         X[rows], y[rows] = block, labels
     y[:n_classes] = np.arange(n_classes)  # so that each class occurs, also in the first few rows
     return X, y
+
+
+def zipf_rows(rng: np.random.Generator, n_rows: int, n_columns: int, n_stored: int) -> scipy.sparse.csr_array:
+    """Rows of length 1 of some `n_stored` entries, in columns drawn by Zipf's law; float64."""
+    stored = rng.poisson(n_stored, size=n_rows).clip(1)
+    indptr = np.concatenate([[0], stored.cumsum()])
+    share = np.cumsum(1 / np.arange(1, n_columns + 1))
+    ranks = np.searchsorted(share / share[-1], rng.random(indptr[-1])).clip(max=n_columns - 1)
+    values = rng.exponential(size=indptr[-1]) + 0.1
+    X = scipy.sparse.csr_array((values, rng.permutation(n_columns)[ranks], indptr), shape=(n_rows, n_columns))
+    X.sum_duplicates()
+    length = np.sqrt(np.asarray(X.multiply(X).sum(axis=1)).ravel())
+    return scipy.sparse.csr_array(scipy.sparse.diags_array(1 / length) @ X)
 
 
 def objective(coef: np.ndarray, intercept: np.ndarray, X: Any, y: np.ndarray, C: float = 1.0) -> float:
@@ -351,10 +365,14 @@ def verdict(rows: Sequence[Row]) -> str:
     )
 
 
-def machine() -> str:
+def processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def machine() -> str:
     versions = [f"Python {platform.python_version()}", f"torch_logreg {__version__}"]
     for package in PACKAGES:
         try:
@@ -362,7 +380,7 @@ def machine() -> str:
         except PackageNotFoundError:
             versions.append(f"{package} not installed")
     return (
-        f"machine: {models[0] if models else platform.processor()}, {os.cpu_count()} cores, "
+        f"machine: {processor()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} torch threads; versions: {', '.join(versions)}; "
         f"{datetime.date.today().isoformat()}"
     )

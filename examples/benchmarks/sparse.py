@@ -24,15 +24,7 @@ def text_like(
 ) -> tuple[scipy.sparse.csr_array, np.ndarray]:
     """Rows of length 1 with entries in columns drawn by Zipf's law, and labels of a model of these."""
     rng = np.random.default_rng(0)
-    stored = rng.poisson(n_stored, size=n_rows).clip(1)
-    indptr = np.concatenate([[0], stored.cumsum()])
-    share = np.cumsum(1 / np.arange(1, n_columns + 1))
-    ranks = np.searchsorted(share / share[-1], rng.random(indptr[-1])).clip(max=n_columns - 1)
-    values = rng.exponential(size=indptr[-1]) + 0.1
-    X = scipy.sparse.csr_array((values, rng.permutation(n_columns)[ranks], indptr), shape=(n_rows, n_columns))
-    X.sum_duplicates()
-    length = np.sqrt(np.asarray(X.multiply(X).sum(axis=1)).ravel())
-    X = scipy.sparse.csr_array(scipy.sparse.diags_array(1 / length) @ X)
+    X = harness.zipf_rows(rng, n_rows, n_columns, n_stored)
     y = rng.random(n_rows) < expit(X @ rng.normal(scale=4, size=n_columns))
     return X.astype(dtype), y.astype(np.int64)
 
