@@ -97,33 +97,37 @@ def _is_held(shape: Shape) -> bool:
 
 
 # A fit in multiplications, as the crossovers showed it: updates, and steps of conjugate gradients for each.
-# An eigendecomposition takes so many by the cube of its size; one of a product with X, which waits for memory,
-# takes the time of several; and a product with sparse rows as long as so many besides.
+# An eigendecomposition takes so many by the cube of its size; one of a product with X, which waits for
+# memory, takes the time of several; and a product with sparse rows as long as so many besides.
 UPDATES, STEPS, EIGEN, WAITING = 10, 20, 25, 10
-SPARSE_WORK = 2**20
+SPARSE_WORK, PRECONDITIONED = 2**20, 0.25  # and the part of the steps that are left with the factors
 SPACE_WORK = 2**23  # in the time of so many the rows' space is made, however few rows there are
 
 
-def newton_work(metric: str, n_rows: int, n_columns: int, n_outputs: int) -> float:
-    """About the multiplications of a fit to all rows, in the time of those of a matrix product."""
-    n, m, K = n_rows, n_columns, n_outputs
+def _cholesky_work(n_rows: int, n_parameters: int) -> float:
+    return UPDATES * (n_rows * n_parameters**2 + n_parameters**3 / 3)
+
+
+def _factors_work(n_rows: int, n_columns: int) -> float:
+    """For the factors of a Kronecker approximation, which are made about twice."""
+    return 2 * (n_rows * n_columns**2 + EIGEN * n_columns**3)
+
+
+def dense_work(n_rows: int, n_columns: int, n_outputs: int) -> float:
+    """About the multiplications of a fit to all of so many dense rows."""
+    metric = choose(METRICS, Shape(n_rows, n_columns, n_outputs, fit_intercept=False))
     if metric == "cholesky":
-        return UPDATES * (n * (K * m) ** 2 + (K * m) ** 3 / 3)
-    factors = 0 if metric == "products" else 2 * (n * m**2 + EIGEN * m**3)
-    return factors + UPDATES * STEPS * 2 * WAITING * n * m * K
-
-
-def _dense_work(n_rows: int, n_columns: int, n_outputs: int) -> float:
-    dense = Shape(n_rows, n_columns, n_outputs, fit_intercept=False)
-    return newton_work(choose(METRICS, dense), n_rows, n_columns, n_outputs)
+        return _cholesky_work(n_rows, n_outputs * n_columns)
+    factors = _factors_work(n_rows, n_columns) if metric == "factors" else 0.0
+    return factors + UPDATES * STEPS * 2 * WAITING * n_rows * n_columns * n_outputs
 
 
 def _has_short_rows(shape: Shape) -> bool:
     n, m, K = shape.n_rows, shape.n_columns, shape.n_outputs
     if not shape.is_dense or n > MOST_ROWS or m <= n + shape.fit_intercept:
         return False
-    there = SPACE_WORK + n**2 * m / 2 + EIGEN * n**3 + _dense_work(n, n + shape.fit_intercept, K)
-    return there <= _dense_work(n, m, K)
+    there = SPACE_WORK + n**2 * m / 2 + EIGEN * n**3 + dense_work(n, n + shape.fit_intercept, K)
+    return there <= dense_work(n, m, K)
 
 
 def _has_short_sparse_rows(shape: Shape) -> bool:
@@ -200,11 +204,11 @@ def _stores_little(shape: Shape) -> bool:
     """Whether products with sparse rows take less than matrices that are made as of dense ones."""
     if shape.is_dense:
         return False
-    sizes = shape.n_rows, shape.n_columns, shape.n_outputs
-    products = UPDATES * STEPS * (SPARSE_WORK + 2 * WAITING * shape.n_stored * shape.n_outputs)
-    return products <= newton_work(
-        "cholesky" if shape.n_parameters <= CHOLESKY_PARAMETERS else "factors", *sizes
-    )
+    n, m, K = shape.n_rows, shape.n_columns, shape.n_outputs
+    products = UPDATES * STEPS * (SPARSE_WORK + 2 * WAITING * shape.n_stored * K)
+    if shape.n_parameters <= CHOLESKY_PARAMETERS:
+        return products <= _cholesky_work(n, K * m)
+    return (1 - PRECONDITIONED) * products <= _factors_work(n, m)
 
 
 METRICS = (

@@ -15,6 +15,7 @@ from torch_logreg._contracts.rows import Block, Rows
 from torch_logreg._data.products import matmul, rmatmul_deviation, sandwich
 from torch_logreg._linear.moments import Gram, Moments
 from torch_logreg._losses.penalties import L2Penalty
+from torch_logreg._runtime.linalg import eigh
 
 CANCELLED = 1e-8  # of a raw prediction, by rounding of the coefficients
 NOISE = 256.0  # times eps, of an eigenvector of length 1
@@ -179,7 +180,7 @@ class Coordinates(Space):
         varies = self.varies
         matrix = gram.matrix().masked_fill_(~(varies[:, None] & varies), 0.0)
         matrix.diagonal().add_(torch.where(varies, 0.0, matrix.diagonal().max()))
-        values, vectors = torch.linalg.eigh(matrix)
+        values, vectors = eigh(matrix)
         eps = torch.finfo(values.dtype).eps
         zero = values <= 16 * len(values) * eps * values[-1]
         null, rest = vectors[:, zero], vectors[:, ~zero]

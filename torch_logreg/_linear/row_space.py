@@ -17,6 +17,7 @@ from torch_logreg._data.products import dense_columns, matmul, rmatmul_deviation
 from torch_logreg._linear.coordinates import Coordinates, Space
 from torch_logreg._linear.moments import Moments
 from torch_logreg._runtime.limits import limits_of
+from torch_logreg._runtime.linalg import eigh
 
 
 class Span:
@@ -91,7 +92,7 @@ class RowSpace(Space):
 
 def spanned(inner_products: Tensor) -> tuple[Tensor, Tensor]:
     """The columns B and the basis of a `Span`."""
-    values, U = torch.linalg.eigh(inner_products)
+    values, U = eigh(inner_products)
     kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
     root, U = values[kept].sqrt(), U[:, kept]
     return U * root, U / root

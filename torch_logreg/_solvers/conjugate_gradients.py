@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torch_logreg._contracts.objective import Curved, Point
 from torch_logreg._runtime.devices import looks_are_free
+from torch_logreg._runtime.linalg import eigh
 from torch_logreg._solvers.directions import Directions, Lesson
 from torch_logreg._solvers.per_problem import Numbers, index, no, some
 from torch_logreg._solvers.search import State, Trial, largest
@@ -88,7 +89,7 @@ class Spikes:
     def __init__(self, sample: Tensor, penalty: Tensor) -> None:
         n, p = sample.shape
         exact = penalty.dtype
-        curves, vectors = torch.linalg.eigh((sample @ sample.T).to(exact))
+        curves, vectors = eigh((sample @ sample.T).to(exact))
         curves, vectors = curves.flip(0).clamp(min=0), vectors.flip(1)
         # The mean of what those before leave, and how far above it noise reaches (n samples of p numbers).
         rest = (curves.sum() - curves.cumsum(0) + curves) / (

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torch_logreg._contracts.objective import Factorable, Fisher, Matrices
+from torch_logreg._runtime.linalg import eigh
 from torch_logreg._solvers.conjugate_gradients import CG_ACCURACY, conjugate_gradient
 from torch_logreg._solvers.per_problem import Numbers, array, column, each, index, pick, some, where
 from torch_logreg._solvers.search import State, Trial
@@ -163,12 +164,12 @@ class Kronecker(Factorised):
         full = torch.where(own > 0, own, 1e-3 * own.mean(dim=1, keepdim=True))
         full = torch.where(diagonal > 0, full + ROUNDING * diagonal, 1.0)
         root = full.rsqrt()
-        curves, vectors = torch.linalg.eigh(columns.mul_(root[:, :, None]).mul_(root[:, None]))
+        curves, vectors = eigh(columns.mul_(root[:, :, None]).mul_(root[:, None]))
         if shared:  # the penalty of another strength on the same columns: the same eigenvectors
             weaker = (strength[:1] / strength)[:, None]
             root = root * weaker.sqrt() * torch.where(decay > 0, own / (decay * weaker), 1.0).sqrt()
             curves = curves * weaker
-        of_outputs, U = torch.linalg.eigh(outputs)
+        of_outputs, U = eigh(outputs)
         curve = of_outputs.clamp(min=0)[:, :, None] * curves.clamp(min=0)[:, None] + 1  # (P, K, m)
         centred = U - U.mean(dim=1, keepdim=True) if self._shift_invariant else U  # what it makes too
         matrices = (U.mT, centred, vectors, curve, root[:, None])
