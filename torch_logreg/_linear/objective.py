@@ -134,6 +134,7 @@ class LinearPoint(Point):
                 yield part, slope * part.of_row
             else:
                 yield part, slope.mul_(part.of_row)
+            del value, slope  # before the next block takes as much memory
 
     def product(self, v: Tensor) -> Tensor:
         design = self.design
@@ -240,7 +241,9 @@ class ColumnsPoint(LinearPoint, Fisher):
             for index, part in enumerate(design.parts()):
                 diagonal = self._diagonal(index, part)
                 outputs.append(outputs_factor(self._factors(index, part), diagonal, part.weights))
+                self._fishers.pop(index, None)  # factors are made once at a point: nobody comes for it again
                 total = diagonal.sum(dim=1)  # (P, n)
+                del diagonal
                 yield part, total.mean(dim=0, keepdim=True) if alike else total
 
         columns = design.columns(information())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from itertools import starmap
 
 import numpy as np
 import torch
@@ -93,7 +94,8 @@ class Streamed(Gathered):
             # In its own dtype over a block, as the products are: a sum in another takes ten times as long.
             return torch.cat([products, r.sum(dim=2, keepdim=True).to(self.dtype)], dim=2)
 
-        total = self._total(sums(part, of_rows) for part, of_rows in r) / self.weight_sum[:, None, None]
+        # `starmap` lets go of a block before it asks for the next one.
+        total = self._total(starmap(sums, r)) / self.weight_sum[:, None, None]
         return total[..., :-1], total[..., -1]
 
     def pull_back(self, residuals: OfRows, plus: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ class Streamed(Gathered):
             matrix.diagonal(dim1=1, dim2=3).copy_(blocks.view(P, K, m, m).permute(0, 2, 3, 1))
             return matrix
 
-        matrix, unit = self._total(of(*each) for each in matrices), self._unit(P)
+        matrix, unit = self._total(starmap(of, matrices)), self._unit(P)
         matrix = matrix * (unit[:, None, :, None, None] * unit[:, None, None, None])
         return matrix / self.weight_sum[:, None, None, None, None]
 
@@ -130,7 +132,7 @@ class Streamed(Gathered):
             totals.append(information.sum(dim=1).to(self.dtype))
             return sandwich(part.X, information, *self._standard)
 
-        columns = self._total(of(*each) for each in information)
+        columns = self._total(starmap(of, information))
         unit = self._unit(len(columns))
         total = self._total(totals)[:, None, None]
         return columns.mul_(unit[:, :, None]).mul_(unit[:, None]).div_(total)
