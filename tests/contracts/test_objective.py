@@ -10,6 +10,7 @@ import scipy.sparse
 import torch
 from torch import nn
 
+from helpers.losses import classes_for
 from helpers.objectives import held_objective, sparse_rows_objective, streamed_objective
 from torch_logreg._contracts.objective import Objective
 from torch_logreg._data.arrays import ArrayRows
@@ -18,17 +19,15 @@ from torch_logreg._losses.losses import LOSSES
 from torch_logreg._modules.build import build_module
 from torch_logreg._modules.objective import ModuleObjective
 
-CLASSES = {"binary": 2, "softmax": 3}
-
 
 def _rows(loss: str, X, n_problems: int = 2, encoded: bool = True) -> ArrayRows:
     rng = np.random.default_rng(1)
     n, rule = X.shape[0], LOSSES[loss]
-    codes = torch.from_numpy(rng.integers(CLASSES[loss], size=n))
+    codes = torch.from_numpy(rng.integers(classes_for(LOSSES[loss]), size=n))
     weights = torch.from_numpy(rng.integers(0, 4, size=(1, n)).astype(float))
     X = X if scipy.sparse.issparse(X) else torch.from_numpy(X)
     target = rule.encode(codes, torch.float64) if encoded else codes
-    return ArrayRows(X, target, weights, n_problems * rule.n_outputs(CLASSES[loss]))
+    return ArrayRows(X, target, weights, n_problems * rule.n_outputs(classes_for(LOSSES[loss])))
 
 
 def _dense(n: int = 60, d: int = 4) -> np.ndarray:
@@ -38,7 +37,7 @@ def _dense(n: int = 60, d: int = 4) -> np.ndarray:
 
 def _settings(loss: str, n_problems: int = 2) -> tuple:
     C = torch.tensor([0.5, 20.0][:n_problems], dtype=torch.float64)
-    return LOSSES[loss], C, LOSSES[loss].n_outputs(CLASSES[loss])
+    return LOSSES[loss], C, LOSSES[loss].n_outputs(classes_for(LOSSES[loss]))
 
 
 def in_passes(loss: str, X) -> Objective:
@@ -57,7 +56,7 @@ def in_the_space_of_the_rows(loss: str) -> Objective:
 
 
 def of_a_module(loss: str) -> Objective:
-    rule = resolve_criterion(None, CLASSES[loss])
+    rule = resolve_criterion(None, classes_for(LOSSES[loss]))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, rule.n_outputs))
@@ -74,7 +73,7 @@ OBJECTIVES: dict[str, Callable[[str], Objective]] = {
     "a module": of_a_module,
 }
 kinds = pytest.mark.parametrize("kind", OBJECTIVES)
-losses = pytest.mark.parametrize("loss", CLASSES)
+losses = pytest.mark.parametrize("loss", LOSSES)
 
 
 def _start(objective: Objective) -> torch.Tensor:
