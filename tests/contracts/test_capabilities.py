@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch_logreg
 from helpers.objectives import held_objective, streamed_objective
 from torch_logreg._contracts.objective import Curved, Factorable, Fisher, Hints, Objective, Stochastic
 from torch_logreg._contracts.rows import Drawable, Gatherable, Rows
+from torch_logreg._contracts.solver import Solver
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
 from torch_logreg._data.samples import HeldRows, SampledRows
@@ -101,16 +104,14 @@ OBJECTIVES = {
     "of sparse rows": (of_sparse_rows, {Curved}),
     "of a module": (of_a_module, {Stochastic}),
 }
-REFUSALS = {
-    ("natural-sgd", "of a module"): "needs the curvature of F, which only the linear model.*use solver='sgd'",
-    ("newton-cholesky", "of a module"): "needs the curvature of F, which only the linear.*use solver='sgd'",
-    ("newton-cholesky", "of sparse rows"): "needs the Fisher matrix itself.*use solver='newton-cg'",
-    ("newton-cg", "of a module"): "needs the curvature of F, which only the linear model.*use solver='sgd'",
-    ("lbfgs", "of a module"): "needs the curvature of F, which only the linear model.*use solver='sgd'",
-    ("sgd", "linear"): "needs gradients of minibatches.*use solver='natural-sgd'",
-    ("sgd", "held"): "needs gradients of minibatches.*use solver='natural-sgd'",
-    ("sgd", "of sparse rows"): "needs gradients of minibatches.*use solver='natural-sgd'",
+# Words for what each contract gives to a solver that needs it.
+GIVES = {
+    Curved: "the curvature of F",
+    Factorable: "the Fisher matrix",
+    Stochastic: "gradients of minibatches",
 }
+# What solvers need that share a type with others, which have further ways.
+BEYOND_TYPE = {"newton-cholesky": {Factorable}}
 
 rows_of_each_kind = pytest.mark.parametrize("kind", ROWS)
 objectives_of_each_kind = pytest.mark.parametrize("kind", OBJECTIVES)
@@ -196,16 +197,31 @@ def test_points_are_of_their_own_weights_whatever_was_asked_before(kind):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@objectives_of_each_kind
-def test_a_solver_refuses_an_objective_that_lacks_what_it_needs(solver, kind):
-    objective, settings = OBJECTIVES[kind][0](), {"max_iter": 2, "tol": 1e-2}
-    if (solver, kind) in REFUSALS:
-        with pytest.raises(ValueError, match=f"solver='{solver}' {REFUSALS[solver, kind]}"):
-            make_solver(solver, objective, settings)
-        return
-    made = make_solver(solver, objective, settings)
-    solution = made.minimize(objective, objective.zeros(), lambda iteration: False)
+def test_a_solver_needs_what_its_type_says(solver):
+    made = SOLVERS[solver].make(max_iter=2, tol=None)
+    bases = [base for base in type(made).__orig_bases__ if typing.get_origin(base) is Solver]
+    in_type = {needed for base in bases for needed in typing.get_args(base)}
+    assert {need.kind for need in SOLVERS[solver].needs} == in_type | BEYOND_TYPE.get(solver, set())
+
+
+def _is_fitted(solver, objective) -> None:
+    solution = solver.minimize(objective, objective.zeros(), lambda iteration: False)
     assert solution.w.shape == (objective.n_problems, objective.n_parameters)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@objectives_of_each_kind
+def test_a_solver_refuses_an_objective_that_lacks_what_it_needs_and_names_another(solver, kind):
+    make, abilities = OBJECTIVES[kind]
+    objective, settings = make(), {"max_iter": 2, "tol": 1e-2}
+    missing = [need.kind for need in SOLVERS[solver].needs if need.kind not in abilities]
+    if not missing:
+        _is_fitted(make_solver(solver, objective, settings), objective)
+        return
+    with pytest.raises(ValueError, match=f"solver='{solver}' needs {GIVES[missing[0]]}.*; use ") as refusal:
+        make_solver(solver, objective, settings)
+    (instead,) = re.findall("use solver='([^']+)'", str(refusal.value))
+    _is_fitted(make_solver(instead, objective, settings), objective)
 
 
 @pytest.mark.parametrize("contract", [Objective, Curved, Factorable, Stochastic, Rows, Drawable, Gatherable])
