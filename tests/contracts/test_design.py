@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from helpers.losses import classes_for
+from helpers.subclasses import subclasses
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._linear.design import Columns, Design
 from torch_logreg._linear.held import hold_all
@@ -100,6 +101,10 @@ def _residuals(design: Design, seed: int = 1) -> Tensor:
     shape = (design.n_problems, design.n_outputs, design.rows.n_rows)
     r = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return r - r.mean(dim=1, keepdim=True) if design.n_outputs > 1 else r
+
+
+def test_all_designs_are_here():
+    assert {type(make("binary")) for make in DESIGNS.values()} == subclasses(Design)
 
 
 @of_columns

@@ -12,8 +12,12 @@ from torch import nn
 
 from helpers.losses import classes_for
 from helpers.objectives import held_objective, sparse_rows_objective, streamed_objective
-from torch_logreg._contracts.objective import Objective
+from helpers.subclasses import subclasses
+from torch_logreg._contracts.objective import Curved, Factorable, Objective
 from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.minibatches import MinibatchObjective
+from torch_logreg._linear.model import LinearModel
+from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.criteria import resolve_criterion
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._modules.build import build_module
@@ -44,6 +48,11 @@ def in_passes(loss: str, X) -> Objective:
     return streamed_objective(_rows(loss, X), *_settings(loss), True)
 
 
+def of_minibatches(loss: str) -> Objective:
+    rows, (rule, C, n_outputs) = _rows(loss, _dense()), _settings(loss)
+    return MinibatchObjective(rows, Streamed(rows, LinearModel(rule, C, n_outputs, True)), rule)
+
+
 def held(loss: str) -> Objective:
     rule, C, n_outputs = _settings(loss)
     return held_objective(_rows(loss, _dense()), rule, C, n_outputs, True)
@@ -68,6 +77,7 @@ def of_a_module(loss: str) -> Objective:
 OBJECTIVES: dict[str, Callable[[str], Objective]] = {
     "in passes": lambda loss: in_passes(loss, _dense()),
     "in passes over CSR": lambda loss: in_passes(loss, scipy.sparse.csr_array(_dense())),
+    "minibatches": of_minibatches,
     "held columns": held,
     "the space of sparse rows": in_the_space_of_the_rows,
     "a module": of_a_module,
@@ -90,6 +100,10 @@ def _line(kind: str, loss: str) -> tuple[Objective, torch.Tensor, torch.Tensor, 
     gradient = objective.value_and_gradient(w)[1]
     direction = -objective.hints.natural(gradient)
     return objective, w, direction, (gradient * direction).sum(dim=1)
+
+
+def test_all_kinds_of_objectives_are_here():
+    assert {type(make("binary")) for make in OBJECTIVES.values()} == subclasses(Objective)
 
 
 @kinds
@@ -118,10 +132,12 @@ def test_the_value_falls_along_the_natural_direction(kind, loss):
     assert (objective.value(w + 1e-3 * direction) < objective.value(w)).all()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in OBJECTIVES if kind != "a module"])  # not its Hessian
+@kinds
 @losses
 def test_the_curvature_is_that_of_the_value(kind, loss):
     objective, w, direction, slope = _line(kind, loss)
+    if not isinstance(objective, Curved):
+        return
     h = 1e-3
     up, down = (objective.value_and_gradient(w + step * direction)[1] for step in (h, -h))
     expected = ((up - down) * direction).sum(dim=1) / (2 * h)
@@ -129,10 +145,12 @@ def test_the_curvature_is_that_of_the_value(kind, loss):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["in passes", "in passes over CSR", "held columns"])
+@kinds
 @losses
 def test_the_matrix_and_its_diagonal_are_those_of_the_products(kind, loss):
     objective, w, _, _ = _line(kind, loss)
+    if not isinstance(objective, Factorable):
+        return
     curvature = objective.at(w)
     unit = torch.eye(objective.n_parameters, dtype=w.dtype)
     products = torch.stack([curvature.product(row.expand_as(w).contiguous()) for row in unit], dim=2)
@@ -143,10 +161,12 @@ def test_the_matrix_and_its_diagonal_are_those_of_the_products(kind, loss):
     torch.testing.assert_close(curvature.matrix() @ v.flatten(), products @ v.flatten(), rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in OBJECTIVES if kind != "a module"])  # not `Curved`
+@kinds
 @losses
 def test_a_problem_that_is_selected_is_as_it_was(kind, loss):
     objective, w, _, _ = _line(kind, loss)
+    if not isinstance(objective, Curved):
+        return
     last = np.array([objective.n_problems - 1])
     alone = objective.select(last)
     if alone is None:
