@@ -1,4 +1,4 @@
-"""What each kind of rows and of objectives can do, and that a solver refuses one that lacks what it needs."""
+"""What each kind of objectives can do, and that a solver refuses one that lacks what it needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from torch_logreg._contracts.rows import Drawable, Gatherable, Rows
 from torch_logreg._contracts.solver import Solver
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
-from torch_logreg._data.samples import HeldRows, SampledRows
 from torch_logreg._linear.minibatches import MinibatchObjective
 from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.objective import LinearObjective
@@ -46,30 +45,9 @@ def array_rows(weights=WEIGHTS, sparse=False):
     return ArrayRows(features, target, torch.from_numpy(weights), 1)
 
 
-def sampled_rows(weights=WEIGHTS):
-    rows = array_rows(weights)
-    sample = rows.sample(20, lambda target: target.long(), torch.Generator().manual_seed(0))
-    return SampledRows(rows, sample, 20)
-
-
-def held_rows(weights=WEIGHTS):
-    rows = array_rows(weights)
-    return HeldRows(rows, rows.whole())
-
-
 def fold_rows():
     counts = torch.from_numpy(np.random.default_rng(2).integers(0, 3, size=(2, N)))
     return FoldRows(array_rows(WEIGHTS[:1]), counts, torch.tensor([0, 1]))
-
-
-# All that a kind of rows can do besides being read, and what of it these do.
-ROWS = {
-    "dense": (array_rows, {Drawable, Gatherable}),
-    "CSR": (lambda: array_rows(sparse=True), {Drawable}),
-    "sampled": (sampled_rows, set()),
-    "held": (held_rows, set()),
-    "folds": (fold_rows, set()),
-}
 
 
 def linear():
@@ -114,42 +92,11 @@ GIVES = {
 # What solvers need that share a type with others, which have further ways.
 BEYOND_TYPE = {"newton-cholesky": {Factorable}}
 
-rows_of_each_kind = pytest.mark.parametrize("kind", ROWS)
 objectives_of_each_kind = pytest.mark.parametrize("kind", OBJECTIVES)
 
 
-def test_all_kinds_of_rows_and_of_objectives_are_here():
-    assert {type(make()) for make, _ in ROWS.values()} == subclasses(Rows)
+def test_all_kinds_of_objectives_are_here():
     assert {type(make()) for make, _ in OBJECTIVES.values()} == subclasses(Objective)
-
-
-@rows_of_each_kind
-def test_rows_can_do_what_their_kind_says(kind):
-    make, abilities = ROWS[kind]
-    rows = make()
-    assert isinstance(rows, Rows) and isinstance(rows, Drawable) == (Drawable in abilities)
-    assert (rows.gatherable() is rows) == (Gatherable in abilities)
-    assert (rows.gatherable() is None) == (Gatherable not in abilities)
-
-
-@rows_of_each_kind
-def test_rows_are_selected_as_some_of_the_problems_weigh_them(kind):
-    rows = ROWS[kind][0]()
-    some = rows.select(np.array([1]))
-    before = rows.rows_read
-    blocks = list(some.blocks())
-    assert rows.rows_read - before == some.rows_read - before == some.n_rows == rows.n_rows
-    weights = torch.cat([block.weights for block in blocks], dim=1)
-    of_all = torch.cat([block.weights for block in rows.blocks()], dim=1)
-    assert torch.equal(weights, of_all[1:])
-    sums = rows.weight_sum(torch.float64)
-    torch.testing.assert_close(some.weight_sum(torch.float64), sums[1:], rtol=1e-15, atol=0)
-
-
-@pytest.mark.parametrize("make", [array_rows, sampled_rows, held_rows])
-def test_rows_that_all_problems_weigh_alike_are_the_same_for_some(make):
-    rows = make(WEIGHTS[:1])
-    assert rows.select(np.array([0])) is rows
 
 
 @objectives_of_each_kind
