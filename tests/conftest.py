@@ -136,13 +136,13 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Replaces limits of all devices, as in ``limits(block_numbers=80)``; the others are as they were."""
-    from torch_logreg._runtime import limits as of_devices
+    from torch_logreg._runtime.limits import OF_KIND
 
-    before = {name: getattr(of_devices, name) for name in ("CPU", "ACCELERATOR")}
+    before = dict(OF_KIND)
 
     def set_to(**fields: int) -> None:
-        for name, numbers in before.items():
-            monkeypatch.setattr(of_devices, name, replace(numbers, **fields))
+        for kind, numbers in before.items():
+            monkeypatch.setitem(OF_KIND, kind, replace(numbers, **fields))
 
     return set_to
 

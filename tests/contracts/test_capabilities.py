@@ -1,9 +1,11 @@
-"""What each kind of rows and of objectives can do, and that a solver refuses one that lacks what it needs."""
+"""What each kind of objectives can do, and that a solver refuses one that lacks what it needs."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import re
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,12 @@ from torch import nn
 
 import torch_logreg
 from helpers.objectives import held_objective, streamed_objective
+from helpers.subclasses import subclasses
 from torch_logreg._contracts.objective import Curved, Factorable, Fisher, Hints, Objective, Stochastic
 from torch_logreg._contracts.rows import Drawable, Gatherable, Rows
+from torch_logreg._contracts.solver import Solver
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
-from torch_logreg._data.samples import HeldRows, SampledRows
 from torch_logreg._linear.minibatches import MinibatchObjective
 from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.objective import LinearObjective
@@ -42,30 +45,9 @@ def array_rows(weights=WEIGHTS, sparse=False):
     return ArrayRows(features, target, torch.from_numpy(weights), 1)
 
 
-def sampled_rows(weights=WEIGHTS):
-    rows = array_rows(weights)
-    sample = rows.sample(20, lambda target: target.long(), torch.Generator().manual_seed(0))
-    return SampledRows(rows, sample, 20)
-
-
-def held_rows(weights=WEIGHTS):
-    rows = array_rows(weights)
-    return HeldRows(rows, rows.whole())
-
-
 def fold_rows():
     counts = torch.from_numpy(np.random.default_rng(2).integers(0, 3, size=(2, N)))
     return FoldRows(array_rows(WEIGHTS[:1]), counts, torch.tensor([0, 1]))
-
-
-# All that a kind of rows can do besides being read, and what of it these do.
-ROWS = {
-    "dense": (array_rows, {Drawable, Gatherable}),
-    "CSR": (lambda: array_rows(sparse=True), {Drawable}),
-    "sampled": (sampled_rows, set()),
-    "held": (held_rows, set()),
-    "folds": (fold_rows, set()),
-}
 
 
 def linear():
@@ -101,48 +83,20 @@ OBJECTIVES = {
     "of sparse rows": (of_sparse_rows, {Curved}),
     "of a module": (of_a_module, {Stochastic}),
 }
-REFUSALS = {
-    ("natural-sgd", "of a module"): "needs the curvature of F, which only the linear model.*use solver='sgd'",
-    ("newton-cholesky", "of a module"): "needs the curvature of F, which only the linear.*use solver='sgd'",
-    ("newton-cholesky", "of sparse rows"): "needs the Fisher matrix itself.*use solver='newton-cg'",
-    ("newton-cg", "of a module"): "needs the curvature of F, which only the linear model.*use solver='sgd'",
-    ("lbfgs", "of a module"): "needs the curvature of F, which only the linear model.*use solver='sgd'",
-    ("sgd", "linear"): "needs gradients of minibatches.*use solver='natural-sgd'",
-    ("sgd", "held"): "needs gradients of minibatches.*use solver='natural-sgd'",
-    ("sgd", "of sparse rows"): "needs gradients of minibatches.*use solver='natural-sgd'",
+# Words for what each contract gives to a solver that needs it.
+GIVES = {
+    Curved: "the curvature of F",
+    Factorable: "the Fisher matrix",
+    Stochastic: "gradients of minibatches",
 }
+# What solvers need that share a type with others, which have further ways.
+BEYOND_TYPE = {"newton-cholesky": {Factorable}}
 
-rows_of_each_kind = pytest.mark.parametrize("kind", ROWS)
 objectives_of_each_kind = pytest.mark.parametrize("kind", OBJECTIVES)
 
 
-@rows_of_each_kind
-def test_rows_can_do_what_their_kind_says(kind):
-    make, abilities = ROWS[kind]
-    rows = make()
-    assert isinstance(rows, Rows) and isinstance(rows, Drawable) == (Drawable in abilities)
-    assert (rows.gatherable() is rows) == (Gatherable in abilities)
-    assert (rows.gatherable() is None) == (Gatherable not in abilities)
-
-
-@rows_of_each_kind
-def test_rows_are_selected_as_some_of_the_problems_weigh_them(kind):
-    rows = ROWS[kind][0]()
-    some = rows.select(np.array([1]))
-    before = rows.rows_read
-    blocks = list(some.blocks())
-    assert rows.rows_read - before == some.rows_read - before == some.n_rows == rows.n_rows
-    weights = torch.cat([block.weights for block in blocks], dim=1)
-    of_all = torch.cat([block.weights for block in rows.blocks()], dim=1)
-    assert torch.equal(weights, of_all[1:])
-    sums = rows.weight_sum(torch.float64)
-    torch.testing.assert_close(some.weight_sum(torch.float64), sums[1:], rtol=1e-15, atol=0)
-
-
-@pytest.mark.parametrize("make", [array_rows, sampled_rows, held_rows])
-def test_rows_that_all_problems_weigh_alike_are_the_same_for_some(make):
-    rows = make(WEIGHTS[:1])
-    assert rows.select(np.array([0])) is rows
+def test_all_kinds_of_objectives_are_here():
+    assert {type(make()) for make, _ in OBJECTIVES.values()} == subclasses(Objective)
 
 
 @objectives_of_each_kind
@@ -181,10 +135,12 @@ def _leads_up(direction, gradient) -> None:
     assert bool((torch.linalg.vecdot(direction, gradient) > 0).all())
 
 
-@pytest.mark.parametrize("kind", [kind for kind in OBJECTIVES if kind != "of a module"])
+@objectives_of_each_kind
 def test_points_are_of_their_own_weights_whatever_was_asked_before(kind):
     """A cache keyed by which tensor the last weights were would lie once somebody writes into them."""
     objective = OBJECTIVES[kind][0]()
+    if not isinstance(objective, Curved):
+        return
     w = objective.zeros()
     before = objective.value_and_gradient(w)[0]
     w += 0.1
@@ -196,16 +152,31 @@ def test_points_are_of_their_own_weights_whatever_was_asked_before(kind):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@objectives_of_each_kind
-def test_a_solver_refuses_an_objective_that_lacks_what_it_needs(solver, kind):
-    objective, settings = OBJECTIVES[kind][0](), {"max_iter": 2, "tol": 1e-2}
-    if (solver, kind) in REFUSALS:
-        with pytest.raises(ValueError, match=f"solver='{solver}' {REFUSALS[solver, kind]}"):
-            make_solver(solver, objective, settings)
-        return
-    made = make_solver(solver, objective, settings)
-    solution = made.minimize(objective, objective.zeros(), lambda iteration: False)
+def test_a_solver_needs_what_its_type_says(solver):
+    made = SOLVERS[solver].make(max_iter=2, tol=None)
+    bases = [base for base in type(made).__orig_bases__ if typing.get_origin(base) is Solver]
+    in_type = {needed for base in bases for needed in typing.get_args(base)}
+    assert {need.kind for need in SOLVERS[solver].needs} == in_type | BEYOND_TYPE.get(solver, set())
+
+
+def _is_fitted(solver, objective) -> None:
+    solution = solver.minimize(objective, objective.zeros(), lambda iteration: False)
     assert solution.w.shape == (objective.n_problems, objective.n_parameters)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@objectives_of_each_kind
+def test_a_solver_refuses_an_objective_that_lacks_what_it_needs_and_names_another(solver, kind):
+    make, abilities = OBJECTIVES[kind]
+    objective, settings = make(), {"max_iter": 2, "tol": 1e-2}
+    missing = [need.kind for need in SOLVERS[solver].needs if need.kind not in abilities]
+    if not missing:
+        _is_fitted(make_solver(solver, objective, settings), objective)
+        return
+    with pytest.raises(ValueError, match=f"solver='{solver}' needs {GIVES[missing[0]]}.*; use ") as refusal:
+        make_solver(solver, objective, settings)
+    (instead,) = re.findall("use solver='([^']+)'", str(refusal.value))
+    _is_fitted(make_solver(instead, objective, settings), objective)
 
 
 @pytest.mark.parametrize("contract", [Objective, Curved, Factorable, Stochastic, Rows, Drawable, Gatherable])

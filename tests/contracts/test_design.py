@@ -10,6 +10,8 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from helpers.losses import classes_for
+from helpers.subclasses import subclasses
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._linear.design import Columns, Design
 from torch_logreg._linear.held import hold_all
@@ -19,7 +21,6 @@ from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.losses import LOSSES
 
 N, D = 40, 4
-CLASSES = {"binary": 2, "softmax": 3}
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}
 
 
@@ -27,9 +28,9 @@ def _rows(loss: str, P: int = 2, sparse: bool = False, own: bool = False) -> Arr
     """In several blocks of two sizes; `own`: each problem weighs them in its own way."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(N, D)) * [1e-2, 1.0, 3.0, 1e3]
-    target = LOSSES[loss].encode(torch.from_numpy(np.arange(N) % CLASSES[loss]), torch.float64)
+    target = LOSSES[loss].encode(torch.from_numpy(np.arange(N) % classes_for(LOSSES[loss])), torch.float64)
     weights = torch.from_numpy(rng.integers(1, 4, size=(P if own else 1, N)).astype(float))
-    K = LOSSES[loss].n_outputs(CLASSES[loss])
+    K = LOSSES[loss].n_outputs(classes_for(LOSSES[loss]))
     rows = ArrayRows(scipy.sparse.csr_array(X) if sparse else torch.from_numpy(X), target, weights, P * K)
     rows._step = 15
     return rows
@@ -37,7 +38,7 @@ def _rows(loss: str, P: int = 2, sparse: bool = False, own: bool = False) -> Arr
 
 def _model(loss: str, P: int = 2) -> LinearModel:
     C = torch.tensor([0.5, 20.0][:P], dtype=torch.float64)
-    return LinearModel(LOSSES[loss], C, LOSSES[loss].n_outputs(CLASSES[loss]), fit_intercept=True)
+    return LinearModel(LOSSES[loss], C, LOSSES[loss].n_outputs(classes_for(LOSSES[loss])), fit_intercept=True)
 
 
 def _of_sparse_rows(loss: str) -> Design:
@@ -60,7 +61,7 @@ DESIGNS: dict[str, Callable[[str], Design]] = {
 COLUMNS = [kind for kind in DESIGNS if kind != "sparse rows"]
 designs = pytest.mark.parametrize("kind", DESIGNS)
 of_columns = pytest.mark.parametrize("kind", COLUMNS)
-losses = pytest.mark.parametrize("loss", CLASSES)
+losses = pytest.mark.parametrize("loss", LOSSES)
 
 
 def _w(design: Design, seed: int = 0) -> Tensor:
@@ -100,6 +101,10 @@ def _residuals(design: Design, seed: int = 1) -> Tensor:
     shape = (design.n_problems, design.n_outputs, design.rows.n_rows)
     r = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return r - r.mean(dim=1, keepdim=True) if design.n_outputs > 1 else r
+
+
+def test_all_designs_are_here():
+    assert {type(make("binary")) for make in DESIGNS.values()} == subclasses(Design)
 
 
 @of_columns

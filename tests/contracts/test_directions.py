@@ -9,9 +9,9 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-import torch_logreg._solvers.registry  # noqa: F401  (all subclasses are there)
 from helpers.datasets import load, standardised
 from helpers.objectives import held_objective
+from helpers.subclasses import subclasses
 from torch_logreg._contracts.objective import Batch
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._losses.losses import LOSSES
@@ -74,13 +74,6 @@ def objective_of(name, C, every=1):
 def solve(directions, objective, max_iter=200):
     progress = Progress(objective, TOL, max_iter, lambda iteration: False)
     return progress.solution(iterate(directions, start(objective, objective.zeros()), progress))
-
-
-def subclasses(kind):
-    """Return those of the package that are not abstract."""
-    found = {some for some in kind.__subclasses__() if some.__module__.startswith("torch_logreg")}
-    further = [subclasses(some) for some in found]
-    return {some for some in found if not inspect.isabstract(some)}.union(*further)
 
 
 @pytest.mark.parametrize("contract", [Directions, Metric, Rule])

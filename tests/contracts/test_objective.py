@@ -10,25 +10,28 @@ import scipy.sparse
 import torch
 from torch import nn
 
+from helpers.losses import classes_for
 from helpers.objectives import held_objective, sparse_rows_objective, streamed_objective
-from torch_logreg._contracts.objective import Objective
+from helpers.subclasses import subclasses
+from torch_logreg._contracts.objective import Curved, Factorable, Objective
 from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.minibatches import MinibatchObjective
+from torch_logreg._linear.model import LinearModel
+from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.criteria import resolve_criterion
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._modules.build import build_module
 from torch_logreg._modules.objective import ModuleObjective
 
-CLASSES = {"binary": 2, "softmax": 3}
-
 
 def _rows(loss: str, X, n_problems: int = 2, encoded: bool = True) -> ArrayRows:
     rng = np.random.default_rng(1)
     n, rule = X.shape[0], LOSSES[loss]
-    codes = torch.from_numpy(rng.integers(CLASSES[loss], size=n))
+    codes = torch.from_numpy(rng.integers(classes_for(LOSSES[loss]), size=n))
     weights = torch.from_numpy(rng.integers(0, 4, size=(1, n)).astype(float))
     X = X if scipy.sparse.issparse(X) else torch.from_numpy(X)
     target = rule.encode(codes, torch.float64) if encoded else codes
-    return ArrayRows(X, target, weights, n_problems * rule.n_outputs(CLASSES[loss]))
+    return ArrayRows(X, target, weights, n_problems * rule.n_outputs(classes_for(LOSSES[loss])))
 
 
 def _dense(n: int = 60, d: int = 4) -> np.ndarray:
@@ -38,11 +41,16 @@ def _dense(n: int = 60, d: int = 4) -> np.ndarray:
 
 def _settings(loss: str, n_problems: int = 2) -> tuple:
     C = torch.tensor([0.5, 20.0][:n_problems], dtype=torch.float64)
-    return LOSSES[loss], C, LOSSES[loss].n_outputs(CLASSES[loss])
+    return LOSSES[loss], C, LOSSES[loss].n_outputs(classes_for(LOSSES[loss]))
 
 
 def in_passes(loss: str, X) -> Objective:
     return streamed_objective(_rows(loss, X), *_settings(loss), True)
+
+
+def of_minibatches(loss: str) -> Objective:
+    rows, (rule, C, n_outputs) = _rows(loss, _dense()), _settings(loss)
+    return MinibatchObjective(rows, Streamed(rows, LinearModel(rule, C, n_outputs, True)), rule)
 
 
 def held(loss: str) -> Objective:
@@ -57,7 +65,7 @@ def in_the_space_of_the_rows(loss: str) -> Objective:
 
 
 def of_a_module(loss: str) -> Objective:
-    rule = resolve_criterion(None, CLASSES[loss])
+    rule = resolve_criterion(None, classes_for(LOSSES[loss]))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, rule.n_outputs))
@@ -69,12 +77,13 @@ def of_a_module(loss: str) -> Objective:
 OBJECTIVES: dict[str, Callable[[str], Objective]] = {
     "in passes": lambda loss: in_passes(loss, _dense()),
     "in passes over CSR": lambda loss: in_passes(loss, scipy.sparse.csr_array(_dense())),
+    "minibatches": of_minibatches,
     "held columns": held,
     "the space of sparse rows": in_the_space_of_the_rows,
     "a module": of_a_module,
 }
 kinds = pytest.mark.parametrize("kind", OBJECTIVES)
-losses = pytest.mark.parametrize("loss", CLASSES)
+losses = pytest.mark.parametrize("loss", LOSSES)
 
 
 def _start(objective: Objective) -> torch.Tensor:
@@ -91,6 +100,10 @@ def _line(kind: str, loss: str) -> tuple[Objective, torch.Tensor, torch.Tensor, 
     gradient = objective.value_and_gradient(w)[1]
     direction = -objective.hints.natural(gradient)
     return objective, w, direction, (gradient * direction).sum(dim=1)
+
+
+def test_all_kinds_of_objectives_are_here():
+    assert {type(make("binary")) for make in OBJECTIVES.values()} == subclasses(Objective)
 
 
 @kinds
@@ -119,10 +132,12 @@ def test_the_value_falls_along_the_natural_direction(kind, loss):
     assert (objective.value(w + 1e-3 * direction) < objective.value(w)).all()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in OBJECTIVES if kind != "a module"])  # not its Hessian
+@kinds
 @losses
 def test_the_curvature_is_that_of_the_value(kind, loss):
     objective, w, direction, slope = _line(kind, loss)
+    if not isinstance(objective, Curved):
+        return
     h = 1e-3
     up, down = (objective.value_and_gradient(w + step * direction)[1] for step in (h, -h))
     expected = ((up - down) * direction).sum(dim=1) / (2 * h)
@@ -130,10 +145,12 @@ def test_the_curvature_is_that_of_the_value(kind, loss):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["in passes", "in passes over CSR", "held columns"])
+@kinds
 @losses
 def test_the_matrix_and_its_diagonal_are_those_of_the_products(kind, loss):
     objective, w, _, _ = _line(kind, loss)
+    if not isinstance(objective, Factorable):
+        return
     curvature = objective.at(w)
     unit = torch.eye(objective.n_parameters, dtype=w.dtype)
     products = torch.stack([curvature.product(row.expand_as(w).contiguous()) for row in unit], dim=2)
@@ -144,10 +161,12 @@ def test_the_matrix_and_its_diagonal_are_those_of_the_products(kind, loss):
     torch.testing.assert_close(curvature.matrix() @ v.flatten(), products @ v.flatten(), rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in OBJECTIVES if kind != "a module"])  # not `Curved`
+@kinds
 @losses
 def test_a_problem_that_is_selected_is_as_it_was(kind, loss):
     objective, w, _, _ = _line(kind, loss)
+    if not isinstance(objective, Curved):
+        return
     last = np.array([objective.n_problems - 1])
     alone = objective.select(last)
     if alone is None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from helpers import optima
 from helpers.counted import CountedRows, Data
+from helpers.losses import classes_for
 from helpers.objectives import streamed_objective
 from torch_logreg._contracts.objective import Fisher
 from torch_logreg._contracts.solver import Iteration, Solution
@@ -31,14 +32,10 @@ losses = pytest.mark.parametrize("loss", LOSSES)
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
-def _n_classes(loss: str) -> int:
-    return {"binary": 2, "softmax": 3}[loss]
-
-
 @cache
 def _data(loss: str, kind: str = "dense", separable: bool = False) -> Data:
     """Columns of scales 1e-3 to 1e4 with zeros, and classes; X is exact in the dtype of the rows."""
-    n, n_classes = 150, _n_classes(loss)
+    n, n_classes = 150, classes_for(LOSSES[loss])
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(n, 5)) + 0.5) * (rng.random((n, 5)) < 0.7)
     X[:, 1] = rng.normal(size=n)  # one column without ties, for classes that it separates
@@ -60,7 +57,7 @@ def _objective(
     loss: str, data: Data, C: list[float], kind: str = "dense", rows=ArrayRows
 ) -> ColumnsObjective:
     rule, dtype = LOSSES[loss], KINDS[kind]
-    K = rule.n_outputs(_n_classes(loss))
+    K = rule.n_outputs(classes_for(LOSSES[loss]))
     made = rows(
         scipy.sparse.csr_array(data.X) if kind == "CSR" else torch.from_numpy(data.X).to(dtype),
         rule.encode(torch.from_numpy(data.codes), dtype),
@@ -176,7 +173,7 @@ def test_the_callback_sees_every_update_and_the_objective_fall(solver, loss, kin
     values = np.array([iteration.objective for iteration in iterations] + [solution.objective])
     rounding = 4 * torch.finfo(KINDS[kind]).eps
     assert np.all(values[1:] <= values[:-1] * (1 + rounding))
-    assert np.all(values[0] == pytest.approx(np.log(_n_classes(loss)), rel=rounding))
+    assert np.all(values[0] == pytest.approx(np.log(classes_for(LOSSES[loss])), rel=rounding))
 
 
 @solvers

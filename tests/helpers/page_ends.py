@@ -19,7 +19,7 @@ import torch
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
 from torch_logreg._data import csr
-from torch_logreg._runtime import limits as of_devices
+from torch_logreg._runtime.limits import OF_KIND
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = ctypes.c_void_p
@@ -60,7 +60,7 @@ def rows_of_csr(
 
 def products() -> None:
     """With the matrix's own arrays there, whatever its last rows are like."""
-    of_devices.CPU = replace(of_devices.CPU, few_stored=0)  # by torch, however few
+    OF_KIND["cpu"] = replace(OF_KIND["cpu"], few_stored=0)  # by torch, however few
     for dtype, most, n in (
         (np.float32, 90, 3000),
         (np.float64, 3, 500),
@@ -117,8 +117,8 @@ def half() -> None:
 
 def main() -> None:
     warnings.simplefilter("error")
-    for copied in (of_devices.CPU.copied_stored, 0):
-        of_devices.CPU = replace(of_devices.CPU, copied_stored=copied)
+    for copied in (OF_KIND["cpu"].copied_stored, 0):
+        OF_KIND["cpu"] = replace(OF_KIND["cpu"], copied_stored=copied)
         products()
     for dtype in (np.float32, np.float64):
         sparse(dtype)

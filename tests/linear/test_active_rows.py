@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse
 import torch
 
+from helpers.losses import classes_for
 from helpers.objectives import predictions, streamed_objective
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._linear.objective import ACTIVE, SKETCHED, ColumnsObjective
@@ -31,8 +32,8 @@ def objective_of(
         rng.integers(3, size=n),
         LOSSES[loss],
     )
-    codes = codes % 2 if loss == "binary" else codes
-    K = rule.n_outputs(2 if loss == "binary" else 3)
+    n_classes = classes_for(rule)
+    codes, K = codes % n_classes, rule.n_outputs(n_classes)
     features = scipy.sparse.csr_array(X) if sparse else torch.from_numpy(X)
     given = torch.from_numpy(np.ones(n) if weights is None else weights)[None]
     rows = ArrayRows(features, rule.encode(torch.from_numpy(codes), torch.float64), given, len(C) * K)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from helpers import optima
+from helpers.losses import classes_for
 from helpers.objectives import held_objective
 from torch_logreg._contracts.solver import Iteration, Solution
 from torch_logreg._data.arrays import ArrayRows
@@ -47,7 +48,7 @@ class Data(NamedTuple):
 def _data(loss: str, n: int = 80, folds: bool = False) -> Data:
     """Columns of scales 1e-4 to 1e5, exact in float32, with many zeros; overlapping classes; weights of 0."""
     rng = np.random.default_rng(0)
-    n_classes = {"binary": 2, "softmax": 3}[loss]
+    n_classes = classes_for(LOSSES[loss])
     X = (rng.normal(size=(n, 4)) + 1) * (rng.random((n, 4)) < 0.7)
     codes = (X[:, 0] + X[:, 1] + 2 * rng.normal(size=n)).argsort().argsort() * n_classes // n
     X = (X * np.array([1e-4, 1.0, 30.0, 1e5])).astype(np.float32).astype(float)
@@ -294,15 +295,16 @@ def test_columns_of_few_rows_are_penalised_as_those_of_many_are_not(loss):
     """k rows of n that are not 0 support a column by k: all but none of it at 1 row, a hundredth at 45."""
     n, counts = 200, np.array([1, 5, 45, 200])
     X = (np.arange(n)[:, None] < counts) * np.array([1e-3, 1.0, 1.0, 50.0])
-    n_classes = {"binary": 2, "softmax": 3}[loss]
+    n_classes = classes_for(LOSSES[loss])
     data = Data(X, np.arange(n) % n_classes, np.ones(n), n_classes)
     objective = _small(loss, data, [1.0], fit_intercept=False)
     w = _weights_at(objective)
     before = objective.at(w).diagonal()
     value = objective.value(w)
     objective.design.support_rare_columns(5.0)
-    added = (objective.at(w).diagonal() - before).view(objective.n_outputs, 4)
-    curve = 1.0 if loss == "binary" else 4 * (1 - 1 / 3) / 3
+    K = objective.n_outputs
+    curve = 1.0 if K == 1 else 4 * (1 - 1 / K) / K
+    added = (objective.at(w).diagonal() - before).view(K, 4)
     expected = torch.from_numpy((5 / (5 + counts)) ** 2 * curve)
     torch.testing.assert_close(added, expected.expand_as(added), rtol=1e-9, atol=1e-13)
     by_output = w.view(objective.n_outputs, 4)

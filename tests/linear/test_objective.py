@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers import oracle
+from helpers.losses import classes_for
 from helpers.objectives import held_objective, streamed_objective
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._linear.objective import ColumnsObjective
@@ -22,15 +23,11 @@ intercepts = pytest.mark.parametrize("fit_intercept", [True, False], ids=["inter
 settings = pytest.mark.parametrize("C", SETTINGS.values(), ids=SETTINGS)
 
 
-def _n_classes(loss: str) -> int:
-    return {"binary": 2, "softmax": 3}[loss]
-
-
 def _data(loss: str, n: int = 80) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Columns of scales 1e-4 to 1e5 with many zeros, overlapping classes, weights of which some are 0."""
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(n, 4)) + 1) * (rng.random((n, 4)) < 0.7)
-    codes = (X[:, 0] + X[:, 1] + 2 * rng.normal(size=n)).argsort().argsort() * _n_classes(loss) // n
+    codes = (X[:, 0] + X[:, 1] + 2 * rng.normal(size=n)).argsort().argsort() * classes_for(LOSSES[loss]) // n
     return X * np.array([1e-4, 1.0, 30.0, 1e5]), codes, rng.integers(0, 4, size=n).astype(float)
 
 
@@ -45,7 +42,7 @@ def _objective(
     dtype: torch.dtype = torch.float64,
 ) -> ColumnsObjective:
     rule = LOSSES[loss]
-    K = rule.n_outputs(_n_classes(loss))
+    K = rule.n_outputs(classes_for(LOSSES[loss]))
     features = torch.from_numpy(X).to(dtype)
     rows = ArrayRows(
         features if kind == "dense" else scipy.sparse.csr_array(features.numpy()),
@@ -207,7 +204,7 @@ def test_the_change_of_variables_leaves_the_problem_as_it_is(loss, kind, fit_int
     _, codes, weight = _data(loss)
     # In deviations of each column, so that raw coefficients differ by 1e12.
     X = (_random(len(codes), 4).numpy() + offset) * np.array([1e-6, 1.0, 1e3, 1e6])
-    C, K = [1e-3, 1e6], LOSSES[loss].n_outputs(_n_classes(loss))
+    C, K = [1e-3, 1e6], LOSSES[loss].n_outputs(classes_for(LOSSES[loss]))
     objective = _objective(loss, X, codes, C, weight, fit_intercept, kind)
     coef = _random(2, K, 4) / torch.tensor([1e-6, 1.0, 1e3, 1e6], dtype=torch.float64)
     intercept = -coef @ torch.from_numpy(X.mean(axis=0))
@@ -391,7 +388,7 @@ def test_fisher_products_are_the_same_whether_or_not_they_are_kept(loss, limits)
     assert torch.equal(kept.product(v), objective.at(w.clone()).product(v))
 
 
-@pytest.mark.parametrize("loss", ["binary", "softmax"])
+@losses
 @pytest.mark.parametrize("fit_intercept", [True, False])
 def test_the_reach_of_a_step_is_the_most_that_it_moves_a_raw_prediction(loss, fit_intercept):
     rng = np.random.default_rng(0)

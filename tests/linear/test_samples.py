@@ -11,6 +11,7 @@ from torch import Tensor
 
 from helpers import oracle
 from helpers.counted import CountedRows, Data
+from helpers.losses import classes_for
 from helpers.objectives import streamed_objective
 from torch_logreg._contracts.objective import Batch
 from torch_logreg._data.arrays import ArrayRows
@@ -30,7 +31,7 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 def _data(loss: str, n: int = 4000, d: int = 5) -> Data:
     rng = np.random.default_rng(0)
-    n_classes = {"binary": 2, "softmax": 3}[loss]
+    n_classes = classes_for(LOSSES[loss])
     X = rng.normal(size=(n, d)) + 1
     codes = (X[:, 0] + 2 * rng.normal(size=n)).argsort().argsort() * n_classes // n
     return Data(X, codes, rng.integers(1, 4, size=n).astype(float), n_classes)

@@ -8,6 +8,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from helpers.losses import classes_for
 from torch_logreg._losses.losses import LOSSES, Loss
 
 losses = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -19,21 +20,17 @@ def _product(loss, fisher, dz):
     return loss.fisher_operator(fisher, weights)(dz.clone())
 
 
-def _n_classes(loss: Loss) -> int:
-    return 2 if loss.n_outputs(4) == 1 else 4
-
-
 def _draw(loss: Loss, spread: float, P: int = 1, n: int = 200) -> tuple[Tensor, Tensor]:
     """Raw predictions (P, K, n) of size `spread` and class codes (n,)."""
     generator = torch.Generator().manual_seed(0)
-    n_classes = _n_classes(loss)
+    n_classes = classes_for(loss, 4)
     z = spread * torch.randn(P, loss.n_outputs(n_classes), n, generator=generator, dtype=torch.float64)
     return z, torch.randint(n_classes, (n,), generator=generator)
 
 
 def _well_predicted(loss: Loss, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Rows whose class is ahead of the others by 0 to 60, and by no round number."""
-    n_classes = _n_classes(loss)
+    n_classes = classes_for(loss, 4)
     codes = torch.arange(400) % n_classes
     ahead = torch.linspace(0.013, 60.007, 400, dtype=torch.float64)
     if n_classes == 2:
@@ -145,7 +142,7 @@ def test_well_predicted_rows_keep_the_relative_accuracy_of_fisher_products(loss,
 @losses
 @dtypes
 def test_predictions_of_800_neither_overflow_nor_round_to_nothing(loss, dtype):
-    n_classes = _n_classes(loss)
+    n_classes = classes_for(loss, 4)
     codes = torch.arange(n_classes).repeat(2)
     z = torch.zeros(1, loss.n_outputs(n_classes), len(codes), dtype=dtype)
     z[0, -1, :n_classes], z[0, -1, n_classes:] = 800.0, -800.0
@@ -176,7 +173,7 @@ def test_gradient_is_the_finite_difference_of_the_value(loss):
 def test_fisher_matrix_is_the_hessian_whatever_the_class(loss):
     z, codes = _draw(loss, 2.0, P=2)
     matrix, h = _fisher_matrix(loss, z), 1e-5
-    for shifted_codes in (codes, (codes + 1) % _n_classes(loss)):
+    for shifted_codes in (codes, (codes + 1) % classes_for(loss, 4)):
         target = loss.encode(shifted_codes, torch.float64)
         for k in range(z.shape[1]):
             shift = torch.zeros_like(z)
@@ -222,7 +219,7 @@ def test_a_shift_of_all_outputs_is_invisible_exactly_if_the_loss_says_so(loss):
 def test_probabilities_sum_to_one_and_rank_as_the_predictions(loss, dtype, spread):
     z = _draw(loss, spread)[0][0].to(dtype)
     p = loss.probability(z)
-    assert p.shape == (_n_classes(loss), z.shape[1]) and p.dtype == dtype
+    assert p.shape == (classes_for(loss, 4), z.shape[1]) and p.dtype == dtype
     assert bool(((p >= 0) & (p <= 1)).all())
     torch.testing.assert_close(p.sum(dim=0), torch.ones_like(p[0]), rtol=4 * torch.finfo(dtype).eps, atol=0)
     best = (z[0] > 0).long() if len(z) == 1 else z.argmax(dim=0)
@@ -242,7 +239,7 @@ def test_small_probabilities_keep_their_relative_accuracy(loss, dtype):
 @losses
 @dtypes
 def test_log_probabilities_are_accurate_and_finite_at_a_million(loss, dtype):
-    n_outputs = loss.n_outputs(_n_classes(loss))
+    n_outputs = loss.n_outputs(classes_for(loss, 4))
     z = torch.zeros(n_outputs, 4, dtype=dtype)
     z[-1] = torch.tensor([1e6, -1e6, 40.0, -40.0], dtype=dtype)
     log_p = loss.log_probability(z)
@@ -300,7 +297,7 @@ def test_the_gradient_alone_is_the_gradient_with_the_value(loss, dtype):
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_the_value_alone_is_the_value_with_the_gradient(loss):
     z = torch.randn(2, loss.n_outputs(3), 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    codes = torch.arange(50) % (2 if loss.n_outputs(3) == 1 else 3)
+    codes = torch.arange(50) % classes_for(loss)
     target, given = loss.encode(codes, z.dtype), z.clone()
     value = loss.value(z, target)
     assert value.shape == (2, 50)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import nn
 
 import torch_logreg
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
-from torch_logreg._runtime.limits import ACCELERATOR, CPU, Limits, limits_of
+from torch_logreg._runtime.limits import ANY_OTHER, OF_KIND, Limits, limits_of
 
 PACKAGE = Path(torch_logreg.__file__).parent
 # Bounds of precision, of shapes and of work, which no device changes.
@@ -26,10 +26,17 @@ Y = (X @ rng.normal(size=(4, 3)) + rng.gumbel(size=(90, 3))).argmax(axis=1)
 
 
 def test_a_device_has_the_limits_of_its_kind():
-    assert limits_of(torch.device("cpu")) is CPU
-    assert limits_of(torch.device("cuda:1")) is limits_of(torch.device("mps")) is ACCELERATOR
-    for of_kind in (CPU, ACCELERATOR):
+    for kind, of_kind in OF_KIND.items():
+        device = torch.device("meta" if kind == ANY_OTHER else kind, 1)  # "meta" has none of its own
+        assert limits_of(device) is of_kind
         assert all(isinstance(getattr(of_kind, field.name), int) for field in fields(Limits))
+    assert "cpu" in OF_KIND
+
+
+def test_limits_are_replaced_for_every_kind_of_device(limits):
+    before = dict(OF_KIND)
+    limits(block_numbers=7)
+    assert OF_KIND == {kind: replace(of_kind, block_numbers=7) for kind, of_kind in before.items()}
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Limits)])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.losses import classes_for
 from helpers.objectives import held_objective
 from torch_logreg._contracts.objective import NO_HINTS, Factors, Fisher
 from torch_logreg._data.arrays import ArrayRows
@@ -27,7 +28,7 @@ def _objective(
     loss: str, C: list[float], fit_intercept: bool = False, constant: bool = False, n: int = 200
 ) -> ColumnsObjective:
     rng = np.random.default_rng(0)
-    n_classes = {"binary": 2, "softmax": 4}[loss]
+    n_classes = classes_for(LOSSES[loss], 4)
     X = rng.normal(size=(n, 5)) + rng.normal(size=(n, 1))
     codes = (X[:, 0] + 2 * rng.normal(size=n)).argsort().argsort() * n_classes // n
     if constant:

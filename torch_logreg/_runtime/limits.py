@@ -131,7 +131,10 @@ ACCELERATOR = replace(
     moved_numbers=2**26,
 )
 
+ANY_OTHER = "any other"  # kind of device
+OF_KIND = {"cpu": CPU, ANY_OTHER: ACCELERATOR}  # by the type of a torch.device
+
 
 def limits_of(device: torch.device) -> Limits:
     """The limits of the kind of device that `device` is."""
-    return CPU if device.type == "cpu" else ACCELERATOR
+    return OF_KIND.get(device.type, OF_KIND[ANY_OTHER])
