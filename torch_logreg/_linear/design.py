@@ -131,17 +131,17 @@ class Columns(Design):
         """The same in float32, where that is cheaper."""
         return self
 
-    def gatherable(self) -> Gathered | None:
-        """The design itself, if some of its rows are faster to read alone than all are; else None."""
+    def gatherable(self) -> Gatherable | None:
+        """The way to gather some rows, if these are faster to read alone than all are; else None."""
         return None
 
 
-class Gathered(Columns):
-    """A design of one problem, of which some rows can be had in memory of their own."""
+class Gatherable(ABC):
+    """The rows of a design of one problem, of which some can be had in memory of their own."""
 
     @abstractmethod
     def subset(self, drawn: Tensor) -> Columns:
-        """The rows of the numbers `drawn`, with the weight sum of all."""
+        """The design of the rows of the numbers `drawn`, with the weight sum of all."""
 
     @abstractmethod
     def dense(self, drawn: Tensor) -> Tensor:

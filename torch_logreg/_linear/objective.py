@@ -251,8 +251,8 @@ class ColumnsPoint(LinearPoint, Fisher):
         return Factors(design.mean(outputs), columns, decay, design.penalty.strength)
 
     def sketch(self, n: int) -> Sketch | None:
-        design = self.design.gatherable()
-        if design is None or design.n_outputs > 1:
+        design, gatherable = self.design, self.design.gatherable()
+        if gatherable is None or design.n_outputs > 1:
             return None
         if design.rows.n_rows * design.rows.n_features < SKETCHED * n**2:
             return None
@@ -264,17 +264,17 @@ class ColumnsPoint(LinearPoint, Fisher):
         )
         drawn = key.div_(information).topk(n, largest=False).indices
         root = (information.sum() / (n * design.weight_sum[0])).sqrt()
-        return Sketch(design.dense(drawn.sort().values) * root, design.decay)
+        return Sketch(gatherable.dense(drawn.sort().values) * root, design.decay)
 
     def active(self, part: float) -> ColumnsPoint | None:
-        design = self.design.gatherable()
-        if design is None:
+        gatherable = self.design.gatherable()
+        if gatherable is None:
             return None
         most, order = self.information().sort(descending=True)
         n = 1 + int((most.cumsum(0) < part * most.sum()).sum())
         if n > ACTIVE * len(order):
             return None
-        return ColumnsPoint(self.w, design.subset(order[:n].sort().values), self._loss)
+        return ColumnsPoint(self.w, gatherable.subset(order[:n].sort().values), self._loss)
 
     def stretch(self, direction: Tensor) -> Tensor:
         """By trial of a few lengths: from parameters 0 a Newton step is too short where classes lie apart.

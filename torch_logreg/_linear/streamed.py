@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.rows import Rows
+from torch_logreg._contracts.rows import Gatherable, Rows
 from torch_logreg._data.products import (
     dense_rows,
     matmul,
@@ -20,15 +20,16 @@ from torch_logreg._data.products import (
     sandwich,
     sandwich_outer,
 )
+from torch_logreg._linear import design
 from torch_logreg._linear.coordinates import Coordinates, find_null_space, gram
-from torch_logreg._linear.design import Gathered, OfOutputs, OfRows, Part
+from torch_logreg._linear.design import Columns, OfOutputs, OfRows, Part
 from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.moments import Gram, moments
 from torch_logreg._linear.trust import loses_gradients
 from torch_logreg._runtime.limits import limits_of
 
 
-class Streamed(Gathered):
+class Streamed(Columns):
     """Columns that are scaled without touching X: the transformation is of coefficients and gradients.
 
     Parameters
@@ -158,21 +159,25 @@ class Streamed(Gathered):
         model = self._model._replace(C=self._model.C[index])
         return Streamed(self.rows.select(problems), model, self.coordinates.select(index))
 
-    def gatherable(self) -> Streamed | None:
-        return None if self.n_problems > 1 or self.rows.gatherable() is None else self
-
-    def _gathered(self, drawn: Tensor) -> Rows:
+    def gatherable(self) -> GatherableColumns | None:
         rows = self.rows.gatherable()
-        assert rows is not None, "see `gatherable`"
-        return rows.subset(drawn)
+        return None if self.n_problems > 1 or rows is None else GatherableColumns(self, rows)
+
+
+class GatherableColumns(design.Gatherable):
+    """The columns of some of the rows of a `Streamed`."""
+
+    def __init__(self, all_rows: Streamed, rows: Gatherable) -> None:
+        self._all, self._rows = all_rows, rows
 
     def subset(self, drawn: Tensor) -> Streamed:
-        some = copy.copy(self)
-        some.rows = self._gathered(drawn)
-        some.rows.reads = self.rows.reads  # one count of all that is read
+        some = copy.copy(self._all)
+        some.rows = self._rows.subset(drawn)
+        some.rows.reads = self._rows.reads  # one count of all that is read
         return some
 
     def dense(self, drawn: Tensor) -> Tensor:
-        (block,) = self._gathered(drawn).blocks()
-        columns = dense_rows(block.X, 0, len(drawn)) - self.coordinates.center
-        return self.coordinates.of_columns(columns * self.coordinates.inverse_scale[0, 0], 1.0)
+        (block,) = self._rows.subset(drawn).blocks()
+        coordinates = self._all.coordinates
+        columns = dense_rows(block.X, 0, len(drawn)) - coordinates.center
+        return coordinates.of_columns(columns * coordinates.inverse_scale[0, 0], 1.0)
