@@ -154,6 +154,26 @@ def test_the_metric_goes_from_a_factorisation_to_products_at_a_number_of_paramet
     assert {metric_of(Shape(10**5, 100, 10), samples) for samples in OF_FACTORS} == set(OF_FACTORS.values())
 
 
+@pytest.mark.parametrize(("n", "d", "n_outputs", "a_row", "metric"), [
+    (10_000, 1000, 1, 3, "products"),  # where a factorisation was timed at thirty times as long
+    (1000, 1000, 1, 100, "products"),
+    (300, 1000, 3, 3, "products"),
+    (1000, 100, 1, 10, "cholesky"),
+    (100_000, 30, 1, 10, "cholesky"),
+    (5000, 300, 10, 30, "exact"),
+    (300, 40, 3, 10, "cholesky"),
+])  # fmt: skip
+def test_sparse_rows_that_store_little_are_only_multiplied_with(n, d, n_outputs, a_row, metric):
+    shape = Shape(n, d, n_outputs, n_stored=n * a_row)
+    assert metric_of(shape, "none") == metric
+    if metric == "products":
+        assert shared_metric_of(shape) == "products" and matrix_numbers(shape) == 0
+        assert metric_of(replace(shape, n_stored=-1), "none") != "products"
+    assert (
+        metric_of(replace(shape, n_problems=1000), "none") == metric
+    )  # of one problem, whatever their number
+
+
 def test_folds_share_a_metric_by_the_same_sizes():
     assert shared_metric_of(Shape(10**5, 1023)) == "cholesky"
     assert shared_metric_of(Shape(10**5, 1024)) == "kronecker"
