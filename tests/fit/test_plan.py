@@ -93,6 +93,14 @@ def test_few_rows_are_solved_in_their_space_where_that_takes_less(n, d, n_output
     assert plan_of(Shape(n, d, n_outputs)).design == design
 
 
+@pytest.mark.parametrize(("n", "d"), [(100, 175), (300, 480), (1000, 11_000)])
+def test_the_guide_says_about_where_the_rows_space_begins(n, d):
+    guide = (SCRIPTS.parents[1] / "docs" / "user_guide.md").read_text()
+    assert f"{d:,}".replace(",", " ") in guide
+    assert plan_of(Shape(n, int(0.97 * d))).design != "rows"
+    assert plan_of(Shape(n, int(1.03 * d))).design == "rows"
+
+
 def test_more_columns_never_lead_out_of_the_rows_space_but_where_the_metric_changes():
     for n in (20, 100, 300):
         found = [plan_of(Shape(n, d)).design == "rows" for d in range(n, 1023, 7)]

@@ -173,7 +173,7 @@ def shape_of(rows: ArrayRows, n_outputs: int, fit_intercept: bool, method: Metho
 
 def regular_C(C: np.ndarray, data: TrainingData, dtype: torch.dtype) -> np.ndarray:
     """Values of C whose strength of the penalty is finite: with any below, all coefficients are 0 too."""
-    least = data.weights.min()
+    least = min(data.weights.min(), 1.0)
     if least == 0:
         least = np.min(data.weights, where=data.weights > 0, initial=1.0)
     return np.maximum(C, 4 * torch.finfo(dtype).tiny / least)

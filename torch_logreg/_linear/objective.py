@@ -241,7 +241,9 @@ class ColumnsPoint(LinearPoint, Fisher):
             for index, part in enumerate(design.parts()):
                 diagonal = self._diagonal(index, part)
                 outputs.append(outputs_factor(self._factors(index, part), diagonal, part.weights))
-                self._fishers.pop(index, None)  # factors are made once at a point: nobody comes for it again
+                self._fishers.pop(
+                    index, None
+                )  # of all blocks it is much to hold for a metric of factors alone
                 total = diagonal.sum(dim=1)  # (P, n)
                 del diagonal
                 yield part, total.mean(dim=0, keepdim=True) if alike else total

@@ -1,4 +1,4 @@
-"""Numbers of each problem: arrays (P,), or for one problem plain numbers, a tenth of the time."""
+"""Numbers of each problem: arrays (P,), or for one problem plain numbers, which cost less (small.py)."""
 
 from __future__ import annotations
 
