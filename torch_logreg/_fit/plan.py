@@ -96,7 +96,7 @@ def _is_held(shape: Shape) -> bool:
     return shape.is_dense and few and shape.n_rows * shape.n_columns <= HELD_NUMBERS
 
 
-# A fit in multiplications, by crossovers.py and shapes.py: updates, and steps of conjugate gradients for each.
+# A fit in multiplications, by crossovers.py and shapes.py: updates, and steps of conjugate gradients in each.
 # An eigendecomposition takes so many by the cube of its size; one of a product with X, which waits for
 # memory, takes the time of several; and a product with sparse rows as long as so many besides.
 UPDATES, STEPS, EIGEN, WAITING = 10, 20, 25, 10
