@@ -25,7 +25,8 @@ from torch_logreg._data.folds import FoldRows
 from torch_logreg._linear.minibatches import MinibatchObjective
 from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.objective import LinearObjective
-from torch_logreg._linear.sparse_row_space import SparseRows, by_column
+from torch_logreg._linear.sparse_columns import by_column
+from torch_logreg._linear.sparse_row_space import SparseRows
 from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.criteria import resolve_criterion
 from torch_logreg._losses.losses import LOSSES

@@ -18,6 +18,7 @@ from torch_logreg._fit.linear import in_row_space
 from torch_logreg._linear.coordinates import Coordinates, Space
 from torch_logreg._linear.design import Design
 from torch_logreg._linear.held import hold_all
+from torch_logreg._linear.held_sparse import hold_sparse
 from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.row_space import RowSpace
 from torch_logreg._linear.sparse_row_space import sparse_row_space
@@ -83,6 +84,18 @@ def few_rows(loss: str, fit_intercept: bool) -> Seen:
     return Seen(X, objective.design, space)
 
 
+def few_sparse_rows(loss: str, fit_intercept: bool) -> Seen:
+    X = scipy.sparse.random_array((12, 60), density=0.1, format="csr", rng=np.random.default_rng(0))
+    objective, space = in_row_space(_rows(X, loss, 2), _model(loss, fit_intercept, STRENGTHS))
+    return Seen(X.toarray(), objective.design, space)
+
+
+def held_sparse(loss: str, fit_intercept: bool) -> Seen:
+    X = _columns()
+    design = hold_sparse(_rows(scipy.sparse.csr_array(X), loss, 2), _model(loss, fit_intercept, STRENGTHS))
+    return Seen(X, design, design.coordinates)
+
+
 def sparse_rows(loss: str, fit_intercept: bool) -> Seen:
     X = scipy.sparse.random_array((40, 600), density=2e-2, format="csr", rng=np.random.default_rng(0))
     X.data += 0.2  # where a column is next to nothing, columns would be the better space
@@ -95,7 +108,9 @@ SPACES: dict[str, Callable[[str, bool], Seen]] = {
     "scaled columns": streamed,
     "scaled columns that are held": held,
     "columns as they are": plain,
+    "scaled sparse columns that are held": held_sparse,
     "few rows": few_rows,
+    "few sparse rows": few_sparse_rows,
     "sparse rows": sparse_rows,
 }
 of_each_kind = pytest.mark.parametrize("kind", SPACES)

@@ -19,6 +19,7 @@ from torch_logreg._fit.plan import (
     Shape,
     choose,
     has_own_metrics,
+    is_best_dense,
     is_informative,
     matrix_numbers,
     metric_of,
@@ -81,10 +82,12 @@ def test_every_row_names_a_script_that_is_there(table):
     (90, 1023, 1, "rows"),
     (90, 1024, 1, "rows"),
     (300, 768, 20, "rows"),
-    (500, 768, 1, "held columns"),
+    (500, 550, 1, "held columns"),
+    (500, 768, 1, "rows"),
     (300, 2000, 1, "rows"),
     (1000, 1500, 1, "columns"),
     (1000, 4000, 1, "columns"),
+    (1000, 6000, 1, "rows"),
     (1000, 20_000, 1, "rows"),
     (10, 60, 1, "held columns"),  # too little work for a space to be made
     (1025, 10**6, 1, "columns"),
@@ -93,7 +96,7 @@ def test_few_rows_are_solved_in_their_space_where_that_takes_less(n, d, n_output
     assert plan_of(Shape(n, d, n_outputs)).design == design
 
 
-@pytest.mark.parametrize(("n", "d"), [(100, 175), (300, 480), (1000, 11_000)])
+@pytest.mark.parametrize(("n", "d"), [(100, 160), (300, 350), (1000, 4500)])
 def test_the_guide_says_about_where_the_rows_space_begins(n, d):
     guide = (SCRIPTS.parents[1] / "docs" / "user_guide.md").read_text()
     assert f"{d:,}".replace(",", " ") in guide
@@ -127,7 +130,26 @@ def test_columns_are_held_up_to_a_number_of_them_and_with_several_outputs_of_row
     assert plan_of(Shape(2**20 // 4 + 1, 3)).design == "columns"
     assert plan_of(Shape(5_000, 3, 3)).design == "held columns"
     assert plan_of(Shape(5_001, 3, 3)).design == "columns"
-    assert plan_of(Shape(100, 3, n_stored=10)).design == "columns"
+    most = plan.HELD_STORED
+    assert plan_of(Shape(10**6, 3000, n_stored=most)).design == "held sparse columns"
+    assert plan_of(Shape(10**6, 3000, n_stored=most + 1)).design == "columns"
+    assert plan_of(Shape(10**6, 3000, 4, n_stored=most // 4)).design == "held sparse columns"
+    assert plan_of(Shape(10**6, 3000, 4, n_stored=most // 4 + 1)).design == "columns"
+
+
+def test_sparse_rows_of_few_columns_are_made_dense_where_that_takes_less():
+    assert is_best_dense(Shape(1000, 100, 3, n_stored=50_000))
+    assert not is_best_dense(Shape(1000, 100, 3, n_stored=50_000, method="sgd"))
+    assert not is_best_dense(Shape(300, 1000, 3, n_stored=900))
+    assert not is_best_dense(Shape(100_000, 100, 3, n_stored=5_000_000))  # too many numbers
+    assert not is_best_dense(Shape(1000, 100, 3))
+
+
+def test_the_rows_space_pays_for_more_problems_where_it_does_not_for_one():
+    shape = Shape(300, 1000, 3, n_stored=3000)
+    assert plan_of(shape).design == "held sparse columns"
+    assert plan_of(replace(shape, n_problems=25)).design == "rows"
+    assert plan_of(replace(shape, n_problems=25, by_columns=True)).design == "held sparse columns"
 
 
 @pytest.mark.parametrize(("n", "n_features", "itemsize", "n_drawn"), [
@@ -176,10 +198,14 @@ def test_sparse_rows_that_store_little_are_only_multiplied_with(n, d, n_outputs,
     assert metric_of(shape, "none") == metric
     if metric == "products":
         assert shared_metric_of(shape) == "products" and matrix_numbers(shape) == 0
-        assert metric_of(replace(shape, n_stored=-1), "none") != "products"
-    assert (
-        metric_of(replace(shape, n_problems=1000), "none") == metric
-    )  # of one problem, whatever their number
+
+
+def test_columns_of_the_rows_space_are_solved_by_products_where_a_matrix_is_no_small_one():
+    assert metric_of(Shape(300, 300, 1, is_orthogonal=True), "none") == "products"
+    assert metric_of(Shape(300, 300, 1), "none") == "cholesky"  # whose spectrum may fall
+    assert metric_of(Shape(30, 30, 1, is_orthogonal=True), "none") == "cholesky"
+    many = Shape(100, 100, 20, is_orthogonal=True, n_problems=25)
+    assert metric_of(many, "none") == shared_metric_of(many) == "products" and has_own_metrics(many)
 
 
 def test_folds_share_a_metric_by_the_same_sizes():
@@ -205,7 +231,12 @@ def test_a_solver_is_told_what_the_plan_says_of_its_objective():
     def objective(p, K, n_rows, *errors):
         batches = [SimpleNamespace(error=error) for error in errors]
         return SimpleNamespace(
-            n_parameters=p, n_outputs=K, rows=SimpleNamespace(n_rows=n_rows, n_stored=-1), batches=batches
+            n_parameters=p,
+            n_outputs=K,
+            n_problems=1,
+            is_orthogonal=False,
+            rows=SimpleNamespace(n_rows=n_rows, n_stored=-1),
+            batches=batches,
         )
 
     small = natural_settings(objective(31, 1, 569))

@@ -291,6 +291,7 @@ def test_a_sketch_is_the_fisher_matrix_on_average():
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_a_start_on_samples_reads_less_and_ends_at_the_same_optimum(many, n_classes, kind, monkeypatch):
     monkeypatch.setattr(plan, "sample_rows", lambda shape: 0)
+    monkeypatch.setattr(plan, "HELD_STORED", 0)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(24_000, 12)) * (rng.random((24_000, 12)) < 0.5) * 10 ** rng.uniform(-2, 2, size=12)
     z = (X / X.std(axis=0)) @ rng.normal(size=(12, n_classes))

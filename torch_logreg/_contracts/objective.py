@@ -154,6 +154,7 @@ class Curved(Objective):
     eps: float  # the rounding of a sum over the rows, relative to it
     n_outputs: int
     batches: Sequence[Batch] = ()
+    is_orthogonal = False  # whether the Fisher matrix at parameters 0 is nearly a multiple of the identity
 
     @abstractmethod
     def at(self, w: Tensor) -> Point:

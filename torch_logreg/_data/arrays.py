@@ -89,6 +89,11 @@ class ArrayRows(Drawable, Gatherable):
         """X if it is sparse; it may hold an entry in several parts."""
         return None if isinstance(self._X, Tensor) else self._X
 
+    def as_dense(self) -> ArrayRows:
+        """The same rows, dense."""
+        X = torch.from_numpy(self._csr.toarray()).to(self.device)
+        return ArrayRows(X, self.target, self.weights, self._n_outputs, self._check)
+
     @functools.cached_property
     def _csr(self) -> scipy.sparse.csr_array:
         return without_duplicates(self._X)

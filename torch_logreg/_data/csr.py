@@ -174,7 +174,7 @@ def _by_scipy(matrix: CsrMatrix) -> Product:
     crow = matrix.crow.numpy()
     cuts = np.searchsorted(crow, np.linspace(0, int(crow[-1]), n_threads + 1)[1:-1])
     bounds = [0, *np.maximum.accumulate(cuts).tolist(), matrix.shape[0]]
-    parts = [_to_scipy(matrix.part(*rows)) for rows in zip(bounds, bounds[1:], strict=False)]
+    parts = [to_scipy(matrix.part(*rows)) for rows in zip(bounds, bounds[1:], strict=False)]
 
     def product(vectors: Tensor) -> Tensor:
         columns = vectors[0].numpy() if len(vectors) == 1 else vectors.numpy().T
@@ -189,6 +189,8 @@ def _by_scipy(matrix: CsrMatrix) -> Product:
     return product
 
 
-def _to_scipy(matrix: CsrMatrix) -> scipy.sparse.csr_array:
-    arrays = (matrix.values.numpy(), matrix.column.numpy(), matrix.crow.numpy())
+def to_scipy(matrix: CsrMatrix, dtype: torch.dtype | None = None) -> scipy.sparse.csr_array:
+    """The matrix as scipy has it, in its own dtype or another."""
+    values = matrix.values if dtype is None else matrix.values.to(dtype)
+    arrays = (values.numpy(), matrix.column.numpy(), matrix.crow.numpy())
     return scipy.sparse.csr_array(arrays, shape=matrix.shape)

@@ -135,8 +135,11 @@ def sandwich(X: Matrix, weights: Tensor, center: Tensor, spread: Tensor, interce
     multiplied: subtracting the means afterwards would lose (mean / sd)² of the accuracy. For the same
     reason the products are in the dtype of `center`, also for float32 rows: a float32 Fisher matrix loses
     every direction with less than 1e-7 of the curvature of the steepest.
+    Sparse rows that store little are multiplied as they are, where that loses next to nothing.
     (Q, n_rows) -> (Q, m, m).
     """
+    if isinstance(X, Sparse) and sparse.is_quick_to_square(X) and sparse.is_near(center, spread):
+        return sparse.sandwich(X, weights, center, spread, intercept)
     Q, m = len(weights), X.shape[1] + intercept
     result = torch.zeros((Q * m, m), dtype=center.dtype, device=center.device)
     n_rows = limits_of(center.device).sandwich_numbers // (Q * m)
@@ -180,10 +183,3 @@ def dense_rows(X: Matrix, start: int, stop: int) -> Tensor:
     if isinstance(X, Sparse):
         return sparse.dense_rows(X, start, stop)
     return upcast(X[start:stop])
-
-
-def dense_columns(X: Matrix, columns: slice, dtype: torch.dtype) -> Tensor:
-    """A copy of some columns as a dense array."""
-    if isinstance(X, Sparse):
-        return sparse.dense_rows(X, 0, X.shape[0])[:, columns].to(dtype)
-    return X[:, columns].to(dtype, copy=True)

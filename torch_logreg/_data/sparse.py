@@ -14,22 +14,70 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from torch_logreg._data.csr import CsrMatrix
+from torch_logreg._data.csr import CsrMatrix, to_scipy
 from torch_logreg._runtime.limits import limits_of
 
 
-class Sparse(NamedTuple):
-    """A CSR matrix and its transpose, also as CSR: products with either read it in order."""
+class Few(NamedTuple):
+    """A matrix that scipy multiplies with on one thread, and a view of it by columns.
 
-    csr: CsrMatrix  # (n_rows, n_features)
-    transpose: CsrMatrix  # (n_features, n_rows)
-    few: scipy.sparse.csr_array | None = None  # the matrix, where products are too small for several threads
+    Several threads would take longer to start than such a product does.
+    """
+
+    rows: scipy.sparse.csr_array  # (n_rows, n_features)
+    columns: scipy.sparse.csc_array  # (n_features, n_rows)
+
+    @classmethod
+    def of(cls, X: scipy.sparse.csr_array) -> Few:
+        return cls(X, X.T)
+
+    def with_values(self, values: np.ndarray) -> Few:
+        """Other numbers in the same places."""
+        return Few.of(scipy.sparse.csr_array((values, self.rows.indices, self.rows.indptr), self.rows.shape))
+
+    def matmul(self, coef: Tensor) -> Tensor:
+        """``coef @ X.T``: (Q, n_features) -> (Q, n_rows)."""
+        return _times(self.rows, coef)
+
+    def rmatmul(self, residual: Tensor) -> Tensor:
+        """``residual @ X``: (Q, n_rows) -> (Q, n_features)."""
+        return _times(self.columns, residual)
+
+
+class Sparse:
+    """A CSR matrix and its transpose, also as CSR: products with either read it in order.
+
+    Parameters
+    ----------
+    csr : CsrMatrix of shape (n_rows, n_features)
+    transpose : CsrMatrix of shape (n_features, n_rows), default=None
+        None where it is made of `few` once it is asked for.
+    few : Few, default=None
+        The matrix, where it is so small that scipy is to multiply with it.
+    """
+
+    def __init__(self, csr: CsrMatrix, transpose: CsrMatrix | None = None, few: Few | None = None) -> None:
+        self.csr, self._transpose, self.few = csr, transpose, few
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.csr.shape
 
+    @property
+    def transpose(self) -> CsrMatrix:
+        if self._transpose is None:
+            if self.few is None:
+                raise RuntimeError("These rows are only multiplied from the left; nothing was to need more.")
+            self._transpose = _matrix(self.few.columns.tocsr(), self.csr.values.device)
+        return self._transpose
 
+
+# Vectors that are multiplied with one by one, and numbers for a row and a column up to which more of them
+# are, where these are long (shapes.py).
+FEW_VECTORS, THIN, LONG = 4, 4, 2**12
+# A mean in standard deviations up to which sums of squares may be centred afterwards, and how many numbers
+# there are for each that is stored where products of these alone are quick (shapes.py).
+NEAR, SQUARED_PART = 2.0**5, 8
 NEARLY_FULL = 0.999  # of the weight of all rows, stored in a column: see `weighted_sums`
 
 
@@ -56,8 +104,9 @@ def sparse_matrix(X: scipy.sparse.csr_array, device: torch.device, transpose: bo
     if not X.dtype.isnative:
         X = X.astype(X.dtype.newbyteorder("="))
     csr = _matrix(X, device)
-    few = X if X.nnz <= limits_of(device).few_stored else None
-    return Sparse(csr, _matrix(X.T.tocsr(), device) if transpose else csr, few)
+    if X.nnz <= limits_of(device).few_stored:
+        return Sparse(csr, few=Few.of(X))
+    return Sparse(csr, _matrix(X.T.tocsr(), device) if transpose else None)
 
 
 def sparse_pair(transpose: scipy.sparse.csr_array, device: torch.device) -> Sparse:
@@ -112,19 +161,25 @@ def sparse_matrices(X: scipy.sparse.csr_array, slices: Sequence[slice], device: 
 
 def matmul(X: Sparse, coef: Tensor) -> Tensor:
     """``coef @ X.T``: (Q, n_features) -> (Q, n_rows)."""
-    return X.csr.times(coef) if X.few is None else _times_few(X.few, coef)
+    return X.csr.times(coef) if X.few is None else X.few.matmul(coef)
 
 
 def rmatmul(X: Sparse, residual: Tensor) -> Tensor:
     """``residual @ X``: (Q, n_rows) -> (Q, n_features)."""
-    return X.transpose.times(residual) if X.few is None else _times_few(X.few.T, residual)
+    return X.transpose.times(residual) if X.few is None else X.few.rmatmul(residual)
 
 
-def _times_few(matrix: scipy.sparse.csr_array | scipy.sparse.csc_array, vectors: Tensor) -> Tensor:
-    """By scipy, on one thread: others would take longer to start than the product does."""
-    if len(vectors) == 1:
+def _times(matrix: scipy.sparse.csr_array | scipy.sparse.csc_array, vectors: Tensor) -> Tensor:
+    Q, length = len(vectors), sum(matrix.shape)
+    if Q == 1:
         return torch.from_numpy(matrix @ vectors[0].numpy())[None]
-    return torch.from_numpy(np.ascontiguousarray((matrix @ vectors.numpy().T).T))
+    # Together they are transposed, and so is what they make: longer work than to read few numbers again.
+    if Q <= FEW_VECTORS or (matrix.nnz <= THIN * length and length >= LONG):
+        result = torch.empty((Q, matrix.shape[0]), dtype=vectors.dtype, device=vectors.device)
+        for one, product in zip(vectors.numpy(), result.numpy(), strict=True):
+            product[:] = matrix @ one
+        return result
+    return torch.from_numpy(np.ascontiguousarray((matrix @ np.ascontiguousarray(vectors.numpy().T)).T))
 
 
 def weighted_sums(X: Sparse, residual: Tensor, center: Tensor, powers: Sequence[int]) -> list[Tensor]:
@@ -202,6 +257,39 @@ def dense_rows(X: Sparse, start: int, stop: int) -> Tensor:
     # Accumulate: CSR may hold an entry in several parts.
     column = X.csr.column[part].to(torch.int64)
     return dense.index_put_((row, column), X.csr.values[part], accumulate=True)
+
+
+def is_near(center: Tensor, spread: Tensor) -> bool:
+    """Whether sums of squares of columns may be centred once they are made."""
+    return bool((center.abs() <= NEAR * spread).all())
+
+
+def is_quick_to_square(X: Sparse) -> bool:
+    """Whether inner products of all columns take less where only what is stored is multiplied."""
+    n, d = X.shape
+    return X.csr.values.device.type == "cpu" and SQUARED_PART * len(X.csr.values) <= n * d
+
+
+def sandwich(X: Sparse, weights: Tensor, center: Tensor, spread: Tensor, intercept: bool) -> Tensor:
+    """See `products.sandwich`: sums over the numbers as they are, which are centred afterwards."""
+    d, dtype, Q = X.shape[1], center.dtype, len(weights)
+    rows, columns = (to_scipy(matrix, dtype) for matrix in (X.csr, X.transpose))
+    counts, m = np.diff(rows.indptr), d + intercept
+    result = torch.empty((Q, m, m), dtype=dtype, device=center.device)
+    weights, step = weights.to(dtype), max(1, limits_of(center.device).sandwich_numbers // d)
+    for of_row, matrix in zip(weights, result, strict=True):
+        weighted = rows.data * np.repeat(of_row.numpy(), counts)
+        weighted = scipy.sparse.csr_array((weighted, rows.indices, rows.indptr), shape=rows.shape)
+        for first in range(0, d, step):  # scipy's product holds two numbers for each of these
+            some = slice(first, first + step)
+            matrix[:d, :d][some] = torch.from_numpy((columns[some] @ weighted).toarray())
+        sums, total = torch.from_numpy(columns @ of_row.numpy()), of_row.sum()
+        matrix[:d, :d].addr_(sums, center, alpha=-1).addr_(center, sums - total * center, alpha=-1)
+        matrix[:d, :d].div_(spread).div_(spread[:, None])
+        if intercept:
+            matrix[:d, d] = matrix[d, :d] = (sums - total * center) / spread
+            matrix[d, d] = total
+    return result
 
 
 def stored_in(X: Sparse, columns: Tensor) -> Tensor:

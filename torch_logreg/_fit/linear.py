@@ -11,19 +11,21 @@ import torch
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
+from torch_logreg._contracts.rows import Block
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.tensors import float_dtype, to_tensor
-from torch_logreg._fit.plan import Method, Plan, Shape, plan_of
+from torch_logreg._fit.plan import Method, Plan, Shape, as_dense, is_best_dense, plan_of
 from torch_logreg._fit.predictor import Linear, Raw
 from torch_logreg._fit.present import Present
 from torch_logreg._fit.problem import Problem, make_rows
 from torch_logreg._linear.coordinates import Coordinates, Space
 from torch_logreg._linear.design import Columns
 from torch_logreg._linear.held import hold, hold_all
+from torch_logreg._linear.held_sparse import hold_sparse
 from torch_logreg._linear.minibatches import MinibatchObjective
 from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.objective import ColumnsObjective, LinearObjective
-from torch_logreg._linear.row_space import RowSpace, Span
+from torch_logreg._linear.row_space import RowSpace, row_space
 from torch_logreg._linear.samples import make_batches, sampled_starts
 from torch_logreg._linear.sparse_row_space import sparse_row_space
 from torch_logreg._linear.streamed import Streamed
@@ -142,16 +144,18 @@ def _in_a_space(
     Last the parameters to start from: those of `earlier` raw coefficients, or 0.
     """
     plan = plan_of(shape)
-    if plan.design == "sparse rows":
-        if (found := sparse_row_space(rows, model)) is not None:
-            objective = LinearObjective(found[0], model.loss)
-            return objective, found[1], objective.zeros()
-        plan = plan_of(replace(shape, starts_at_zero=False))
+    if plan.design == "sparse rows" and (sparse := sparse_row_space(rows, model)) is not None:
+        objective = LinearObjective(sparse[0], model.loss)
+        return objective, sparse[1], objective.zeros()
+    of_columns: ColumnsObjective
     space: Coordinates | RowSpace
-    if plan.design == "rows":
-        of_columns, space = in_row_space(rows, model)
+    if plan.design == "rows" and (found := in_row_space(rows, model)) is not None:
+        of_columns, space = found
     else:
-        of_columns = linear_objective(rows, model, plan, seed)
+        shape = replace(shape, by_columns=True)
+        if is_best_dense(shape):
+            rows, shape = rows.as_dense(), as_dense(shape)
+        of_columns = linear_objective(rows, model, plan_of(shape), seed)
         space = of_columns.coordinates
     start = of_columns.zeros() if earlier is None else space.canonical(space.from_raw(*earlier))
     return of_columns, space, start
@@ -189,6 +193,7 @@ MAKERS: dict[str, Callable[[ArrayRows, LinearModel], Columns]] = {
     "plain columns": _plain,
     "drawn columns": Streamed,
     "held columns": hold_all,
+    "held sparse columns": hold_sparse,
     "columns": Streamed,
 }
 
@@ -207,10 +212,14 @@ def linear_objective(
     return ColumnsObjective(design, model.loss, starts)
 
 
-def in_row_space(rows: ArrayRows, model: LinearModel) -> tuple[ColumnsObjective, RowSpace]:
-    """F in the space of the rows, and the way back from there."""
-    dtype = model.C.dtype
-    B, span = Span.of(rows, dtype, model.fit_intercept)
+def in_row_space(rows: ArrayRows, model: LinearModel) -> tuple[ColumnsObjective, RowSpace] | None:
+    """F in the space of the rows, and the way back from there; None where columns are the better space."""
+    found, dtype = row_space(rows, model), model.C.dtype
+    if found is None:
+        return None
+    B, span = found
     eps = float(torch.finfo(dtype).eps)
-    held = hold(rows, rows.whole()._replace(X=B), model, rows.weight_sum(dtype), eps)
+    block = Block(B, rows.target, rows.weights)
+    held = hold(rows, block, model, rows.weight_sum(dtype), eps)
+    held.is_orthogonal = True
     return ColumnsObjective(held, model.loss), RowSpace(held.coordinates, span)

@@ -37,6 +37,10 @@ class Shape:
         Bytes of a number of X.
     starts_at_zero, has_penalty : bool
         Whether the first coefficients are 0, and whether every C is finite.
+    by_columns : bool
+        Whether the space of the rows is ruled out.
+    is_orthogonal : bool
+        Whether columns are, as those of the rows' space.
     """
 
     n_rows: int
@@ -49,6 +53,8 @@ class Shape:
     itemsize: int = 8
     starts_at_zero: bool = True
     has_penalty: bool = True
+    by_columns: bool = False
+    is_orthogonal: bool = False
 
     @property
     def is_dense(self) -> bool:
@@ -89,6 +95,7 @@ def choose(table: tuple[Crossover, ...], shape: Shape) -> str:
 MOST_ROWS, MOST_STORED, COLUMNS_FOR_A_SPARSE_ROW = 1024, 2**20, 20
 # Numbers in X up to which its scaled columns are held, and rows where there are several outputs.
 HELD_NUMBERS, HELD_SOFTMAX_ROWS = 2**20, 5_000
+HELD_STORED = 2**19  # numbers of sparse rows for all outputs, up to which they are held with scaled columns
 
 
 def _is_held(shape: Shape) -> bool:
@@ -96,44 +103,89 @@ def _is_held(shape: Shape) -> bool:
     return shape.is_dense and few and shape.n_rows * shape.n_columns <= HELD_NUMBERS
 
 
-# A fit in multiplications, by crossovers.py and shapes.py: updates, and steps of conjugate gradients in each.
-# An eigendecomposition takes so many by the cube of its size; one of a product with X, which waits for
-# memory, takes the time of several; and a product with sparse rows as long as so many besides.
-UPDATES, STEPS, EIGEN, WAITING = 10, 20, 25, 10
-SPARSE_WORK, PRECONDITIONED = 2**20, 0.25  # and the part of the steps that are left with the factors
+# A fit in multiplications, by crossovers.py and shapes.py: updates, and steps of conjugate gradients in each,
+# or where columns are orthogonal. An eigendecomposition takes so many by the cube of its size; one of a
+# product with X, which waits for memory, takes the time of several.
+UPDATES, STEPS, FEW_STEPS, EIGEN, WAITING = 10, 20, 5, 15, 10
+WAITING_FOR_CACHE, CACHED = 3, 2**17  # where X is no more numbers than these
+STEP_WORK, SPARSE_WORK = 2**20, 2**21  # what a step takes however few numbers there are, dense or sparse
+SPARSE_SQUARE = 64  # as long as so many takes one of two numbers of sparse columns
+PRECONDITIONED = 0.25  # the part of the steps that are left with the factors
+FALLING = 3  # times the steps, where the spectrum of dense columns falls, at which factors take as long
+VECTORS = 100  # operations with vectors in a step, by the time of multiplications
 SPACE_WORK = 2**23  # in the time of so many the rows' space is made, however few rows there are
 
 
-def _cholesky_work(n_rows: int, n_parameters: int) -> float:
-    return UPDATES * (n_rows * n_parameters**2 + n_parameters**3 / 3)
+def _squares_work(shape: Shape) -> float:
+    """For the inner products of all columns: of sparse ones as stored, where that is quick."""
+    n, m = shape.n_rows, shape.n_columns
+    dense = n * m**2
+    return dense if shape.is_dense else min(dense, SPARSE_SQUARE * shape.n_stored**2 / max(n, 1))
 
 
-def _factors_work(n_rows: int, n_columns: int) -> float:
+def _cholesky_work(shape: Shape) -> float:
+    p = shape.n_parameters
+    squares = _squares_work(shape) if shape.n_outputs == 1 else shape.n_rows * p**2
+    return UPDATES * (squares + p**3 / 3)
+
+
+def _factors_work(shape: Shape) -> float:
     """For the factors of a Kronecker approximation, which are made about twice."""
-    return 2 * (n_rows * n_columns**2 + EIGEN * n_columns**3)
+    return 2 * (_squares_work(shape) + EIGEN * shape.n_columns**3)
 
 
-def dense_work(n_rows: int, n_columns: int, n_outputs: int) -> float:
-    """About the multiplications of a fit to all of so many dense rows."""
-    metric = choose(METRICS, Shape(n_rows, n_columns, n_outputs, fit_intercept=False))
+def products_work(shape: Shape) -> float:
+    """About the multiplications in whose time one problem is solved by conjugate gradients."""
+    n, m, K = shape.n_rows, shape.n_columns, shape.n_outputs
+    stored, fixed = (n * m, STEP_WORK) if shape.is_dense else (shape.n_stored, SPARSE_WORK)
+    waiting = WAITING_FOR_CACHE if shape.is_dense and stored <= CACHED else WAITING
+    step = VECTORS * K * m + 2 * waiting * stored * K + fixed / shape.n_problems
+    return UPDATES * (FEW_STEPS if shape.is_orthogonal else STEPS) * step
+
+
+def columns_work(shape: Shape) -> float:
+    """About the multiplications of a fit of one problem to all rows."""
+    metric = choose(METRICS, shape)
     if metric == "cholesky":
-        return _cholesky_work(n_rows, n_outputs * n_columns)
-    factors = _factors_work(n_rows, n_columns) if metric == "factors" else 0.0
-    return factors + UPDATES * STEPS * 2 * WAITING * n_rows * n_columns * n_outputs
+        return _cholesky_work(shape)
+    products = products_work(shape)
+    return products if metric == "products" else PRECONDITIONED * products + _factors_work(shape)
+
+
+def _space_work(shape: Shape) -> float:
+    """About the multiplications for the rows' space."""
+    n = shape.n_rows
+    products = n**2 * shape.n_columns / 2 if shape.is_dense else WAITING * n * shape.n_stored
+    return SPACE_WORK + products + EIGEN * n**3
 
 
 def _has_short_rows(shape: Shape) -> bool:
-    n, m, K = shape.n_rows, shape.n_columns, shape.n_outputs
-    if not shape.is_dense or n > MOST_ROWS or m <= n + shape.fit_intercept:
+    n, m, P = shape.n_rows, shape.n_columns, shape.n_problems
+    if n > MOST_ROWS or m <= n or shape.by_columns:
         return False
-    there = SPACE_WORK + n**2 * m / 2 + EIGEN * n**3 + dense_work(n, n + shape.fit_intercept, K)
-    return there <= dense_work(n, m, K)
+    here = columns_work(as_dense(shape) if is_best_dense(shape) else shape)
+    there = replace(as_dense(shape, n), is_orthogonal=True, by_columns=True)
+    return _space_work(shape) + P * columns_work(there) <= P * here
+
+
+def as_dense(shape: Shape, n_features: int | None = None) -> Shape:
+    """The same with dense rows, and where `n_features` is given of so many columns."""
+    d = shape.n_features if n_features is None else n_features
+    return replace(shape, n_features=d, n_stored=-1)
+
+
+def is_best_dense(shape: Shape) -> bool:
+    """Whether sparse rows are few numbers, and best made dense."""
+    if shape.is_dense or shape.method in ("sgd", "line search") or not _is_held(as_dense(shape)):
+        return False
+    return columns_work(as_dense(shape)) <= columns_work(shape)
 
 
 def _has_short_sparse_rows(shape: Shape) -> bool:
     wide = shape.n_rows > MOST_ROWS and shape.n_features >= COLUMNS_FOR_A_SPARSE_ROW * shape.n_rows
     few = 0 <= shape.n_stored <= MOST_STORED
-    return wide and few and shape.method == "growing" and shape.starts_at_zero and shape.has_penalty
+    known = shape.starts_at_zero and shape.has_penalty and not shape.by_columns
+    return wide and few and shape.method == "growing" and known
 
 
 DESIGNS = (
@@ -142,6 +194,7 @@ DESIGNS = (
     Crossover("rows", _has_short_rows, "crossovers.py"),
     Crossover("sparse rows", _has_short_sparse_rows, "crossovers.py"),
     Crossover("held columns", _is_held, "small.py"),
+    Crossover("held sparse columns", lambda s: 0 <= s.n_stored * s.n_outputs <= HELD_STORED, "shapes.py"),
     Crossover("columns", lambda s: True, "tall.py"),
 )
 
@@ -200,24 +253,27 @@ LATE_WORK = 2**30  # up to which many steps, as where classes are nearly separab
 OWN_WORK = 2**28  # for the Fisher matrices of all problems, up to which each has its own
 
 
-def _stores_little(shape: Shape) -> bool:
-    """Whether products with sparse rows take less than matrices that are made as of dense ones."""
-    if shape.is_dense:
+def _is_small(shape: Shape) -> bool:
+    """Whether a Fisher matrix is made of several outputs too."""
+    few = shape.n_outputs == 1 or shape.work <= KEPT_WORK * shape.n_problems
+    return few and shape.n_parameters <= CHOLESKY_PARAMETERS
+
+
+def _is_quick_by_products(shape: Shape) -> bool:
+    """Whether products take less than matrices; of dense rows with a margin, for spectra may fall."""
+    if shape.is_dense and shape.n_outputs == 1 and not shape.is_orthogonal:
         return False
-    n, m, K = shape.n_rows, shape.n_columns, shape.n_outputs
-    products = UPDATES * STEPS * (SPARSE_WORK + 2 * WAITING * shape.n_stored * K)
-    if shape.n_parameters <= CHOLESKY_PARAMETERS:
-        return products <= _cholesky_work(n, K * m)
-    return (1 - PRECONDITIONED) * products <= _factors_work(n, m)
+    products = products_work(shape)
+    if shape.is_dense and not shape.is_orthogonal:
+        products *= FALLING
+    if _is_small(shape):
+        return products <= _cholesky_work(shape)
+    return shape.is_orthogonal or (1 - PRECONDITIONED) * products <= _factors_work(shape)
 
 
 METRICS = (
-    Crossover("products", _stores_little, "shapes.py"),
-    Crossover(
-        "cholesky",
-        lambda s: s.n_parameters <= CHOLESKY_PARAMETERS and (s.n_outputs == 1 or s.work <= KEPT_WORK),
-        "crossovers.py",
-    ),
+    Crossover("products", _is_quick_by_products, "shapes.py"),
+    Crossover("cholesky", _is_small, "crossovers.py"),
     Crossover(
         "products", lambda s: s.n_outputs == 1 or s.n_columns > FACTOR_PARAMETERS, "crossovers.py, wide.py"
     ),
@@ -228,13 +284,18 @@ OF_FACTORS = {"none": "exact", "starts": "exact", "solved": "sampled", "metric":
 
 def metric_of(shape: Shape, samples: str) -> str:
     """The metric of one problem: by a factorisation, by products, or by factors, and of which rows."""
-    found = choose(METRICS, replace(shape, n_problems=1))
+    found = choose(METRICS, shape)
     return OF_FACTORS[samples] if found == "factors" else found
+
+
+def _has_no_matrix(shape: Shape) -> bool:
+    """Whether products are quick where all problems may also share a matrix."""
+    return (shape.is_orthogonal or not shape.is_dense) and _is_quick_by_products(shape)
 
 
 def shared_metric_of(shape: Shape) -> str:
     """The metric of all rows that serves the folds of one C each."""
-    if _stores_little(replace(shape, n_problems=1)):
+    if _has_no_matrix(shape):
         return "products"
     if shape.n_outputs == 1 and shape.n_parameters <= CHOLESKY_PARAMETERS:
         return "cholesky"
@@ -243,12 +304,12 @@ def shared_metric_of(shape: Shape) -> str:
 
 def has_own_metrics(shape: Shape) -> bool:
     """Whether each of the problems is to have a metric of its own."""
-    return choose(DESIGNS, shape) == "held columns" and shape.work <= OWN_WORK
+    return choose(DESIGNS, shape) == "held columns" and (shape.work <= OWN_WORK or _has_no_matrix(shape))
 
 
 def matrix_numbers(shape: Shape) -> int:
     """Numbers of the largest matrix that natural-gradient descent makes for one problem."""
-    if _stores_little(replace(shape, n_problems=1)):
+    if choose(METRICS, shape) == "products" and _has_no_matrix(shape):
         return 0
     if shape.n_parameters <= CHOLESKY_PARAMETERS:
         return shape.n_parameters**2
@@ -276,6 +337,14 @@ def natural_settings(objective: Curved) -> dict[str, Any]:
     if objective.batches:
         samples = "solved" if objective.batches[-1].error < math.inf else "metric"
     rows = objective.rows
-    shape = Shape(rows.n_rows, m, K, fit_intercept=False, n_stored=rows.n_stored)
+    shape = Shape(
+        rows.n_rows,
+        m,
+        K,
+        fit_intercept=False,
+        n_problems=objective.n_problems,
+        n_stored=rows.n_stored,
+        is_orthogonal=objective.is_orthogonal,
+    )
     late = LATE_WORK if objective.n_parameters <= CHOLESKY_PARAMETERS else 0
     return {"metric": metric_of(shape, samples), "kept_work": KEPT_WORK, "late_work": late}

@@ -50,6 +50,7 @@ class Design(ABC):
     n_outputs: int
     n_parameters: int
     weight_sum: Tensor  # (1 or P,) of the rows
+    is_orthogonal = False  # whether the columns of A are
     # Whether rows are few enough to keep, at a point, their raw predictions and what the loss makes of
     # them; and their Fisher information, between the products of one solve.
     keeps = True

@@ -51,6 +51,7 @@ class LinearObjective(Curved, Hints):
         self.design, self.loss, self.batches = design, loss, batches
         self.rows, self.dtype, self.n_problems = design.rows, design.dtype, design.n_problems
         self.n_outputs, self.n_parameters, self.eps = design.n_outputs, design.n_parameters, design.eps
+        self.is_orthogonal = design.is_orthogonal
 
     @property
     def hints(self) -> LinearObjective:
@@ -291,7 +292,10 @@ class ColumnsPoint(LinearPoint, Fisher):
         lengths = torch.tensor(STRETCHES, dtype=dz.dtype, device=dz.device).view(-1, 1, 1)
         along = torch.addcmul(z, lengths.unsqueeze(3), dz).view(-1, 1, dz.shape[2])
         loss = self._loss.value(along, part.target).view(len(STRETCHES), -1, dz.shape[2])
-        there = torch.addcmul(self.w, lengths, direction)
-        penalty = torch.linalg.vecdot(design.penalty_slope(there), there)
-        values = torch.linalg.vecdot(loss, part.weights).add_(penalty, alpha=0.5)  # (lengths, P)
+        here, along_it = design.penalty_slope(self.w), design.penalty_slope(direction)
+        length = lengths.view(-1, 1)
+        penalty = length * (
+            torch.linalg.vecdot(here, direction) + length / 2 * torch.linalg.vecdot(along_it, direction)
+        )
+        values = torch.linalg.vecdot(loss, part.weights).add_(penalty)  # (lengths, P)
         return lengths.view(-1)[values.argmin(dim=0), None] * direction

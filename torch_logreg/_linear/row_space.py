@@ -8,19 +8,24 @@ are enough (Wahba 1990, Spline Models for Observational Data, the representer th
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from torch_logreg._contracts.rows import Block
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._data.products import dense_columns, matmul, rmatmul_deviation
+from torch_logreg._data.products import matmul, rmatmul_deviation
 from torch_logreg._linear.coordinates import Coordinates, Space
+from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.moments import Moments
+from torch_logreg._linear.sparse_columns import SparseColumns, even_columns
 from torch_logreg._runtime.limits import limits_of
 from torch_logreg._runtime.linalg import eigh
 
 
-class Span:
+class Span(ABC):
     """The space that the rows span, and the way between its columns and those of X.
 
     With ``A = X - center`` and the eigendecomposition ``A A.T = U S U.T`` the columns of the space are
@@ -29,40 +34,65 @@ class Span:
 
     Parameters
     ----------
-    block : Block
-        All rows.
     columns : Moments
         Of X.
     basis : Tensor of shape (n_rows, r)
     """
 
-    def __init__(self, block: Block, columns: Moments, basis: Tensor) -> None:
-        self._X, self._basis, self._dtype = block.X, basis, block.weights.dtype
+    def __init__(self, columns: Moments, basis: Tensor) -> None:
+        self._basis = basis
         self.center, variance = columns
         self.varies, self.spread = variance > 0, variance.sqrt()
 
-    @classmethod
-    def of(cls, rows: ArrayRows, dtype: torch.dtype, fit_intercept: bool) -> tuple[Tensor, Span]:
-        """The columns B (n_rows, r), and the space."""
-        block = rows.whole()
-        columns, products = inner_products(rows, block, dtype, fit_intercept)
-        rows.check_finite(columns.variance)
-        B, basis = spanned(products)
-        return B, cls(block, columns, basis)
+    @abstractmethod
+    def _combined(self, of_rows: Tensor) -> Tensor:
+        """The sums of the centred rows times numbers (Q, n): (Q, d)."""
+
+    @abstractmethod
+    def _predicted(self, coef: Tensor) -> Tensor:
+        """The products of the rows with coefficients (Q, d): (Q, n)."""
 
     def to_raw(self, b: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients (P, K, d) and intercepts (P, K) for the columns of X, of those for B."""
         of_rows = b @ self._basis.T  # (P, K, n)
-        # In the dtype of X, which is enough for deviations, and that of the coefficients to be kept.
-        (coef,) = rmatmul_deviation(self._X, of_rows.flatten(0, 1), self.center.to(self._dtype), 1)
-        coef = torch.where(self.varies, coef.to(b.dtype), 0.0).view(*b.shape[:2], -1)
+        coef = self._combined(of_rows.flatten(0, 1)).to(b.dtype)
+        coef = torch.where(self.varies, coef, 0.0).view(*b.shape[:2], -1)
         return coef, intercept - coef @ self.center
 
     def from_raw(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients (P, K, r) and intercepts for B, that predict the rows as these do."""
-        z = matmul(self._X, coef.flatten(0, 1).to(self._dtype)).to(coef.dtype).view(*coef.shape[:2], -1)
+        z = self._predicted(coef.flatten(0, 1)).to(coef.dtype).view(*coef.shape[:2], -1)
         shift = coef @ self.center
         return (z - shift[..., None]) @ self._basis, intercept + shift
+
+
+class DenseSpan(Span):
+    """The space of all rows of a block; products are in the dtype of X, which is enough for deviations."""
+
+    def __init__(self, block: Block, columns: Moments, basis: Tensor) -> None:
+        super().__init__(columns, basis)
+        self._X, self._dtype = block.X, block.weights.dtype
+
+    def _combined(self, of_rows: Tensor) -> Tensor:
+        return rmatmul_deviation(self._X, of_rows, self.center.to(self._dtype), 1)[0]
+
+    def _predicted(self, coef: Tensor) -> Tensor:
+        return matmul(self._X, coef.to(self._dtype))
+
+
+class SparseSpan(Span):
+    """The space of sparse rows."""
+
+    def __init__(self, columns: SparseColumns, found: Moments, basis: Tensor) -> None:
+        super().__init__(found, basis)
+        self._transpose = columns.transpose
+
+    def _combined(self, of_rows: Tensor) -> Tensor:
+        products = (self._transpose @ of_rows.T.cpu().numpy()).T
+        return torch.from_numpy(products).to(of_rows.device) - of_rows.sum(dim=1)[:, None] * self.center
+
+    def _predicted(self, coef: Tensor) -> Tensor:
+        return torch.from_numpy((self._transpose.T @ coef.T.cpu().numpy()).T).to(coef.device)
 
 
 class RowSpace(Space):
@@ -90,6 +120,35 @@ class RowSpace(Space):
         return self._inner.canonical(w)
 
 
+def row_space(rows: ArrayRows, model: LinearModel) -> tuple[Tensor, Span] | None:
+    """The columns B (n_rows, r) of the space, and the space; None where columns of X are the better one."""
+    if not rows.is_dense:
+        return _sparse_row_space(rows, model)
+    block = rows.whole()
+    columns, products = inner_products(rows, block, model.C.dtype, model.fit_intercept)
+    rows.check_finite(columns.variance)
+    B, basis = spanned(products)
+    return B, DenseSpan(block, columns, basis)
+
+
+def _sparse_row_space(rows: ArrayRows, model: LinearModel) -> tuple[Tensor, Span] | None:
+    columns = even_columns(rows, model)
+    if columns is None:
+        return None
+    transpose, center, squares = columns
+    exact = transpose.astype(np.float64)
+    products = (exact.T.tocsr() @ exact).toarray()
+    rows.rows_read += rows.n_rows
+    if model.fit_intercept:  # centred afterwards: no column is so far from 0 that little would be left
+        along = exact.T @ center
+        products -= np.add.outer(along, along - center @ center)
+    else:
+        center = np.zeros_like(center)
+    moments = (torch.from_numpy(array).to(rows.device) for array in (center, squares - center**2))
+    B, basis = spanned(torch.from_numpy(products).to(rows.device, model.C.dtype))
+    return B, SparseSpan(columns, Moments(*moments), basis)
+
+
 def spanned(inner_products: Tensor) -> tuple[Tensor, Tensor]:
     """The columns B and the basis of a `Span`."""
     values, U = eigh(inner_products)
@@ -109,7 +168,7 @@ def inner_products(
     limits = limits_of(rows.device)
     eps, found, step = float(torch.finfo(rows.dtype).eps), [], max(1, limits.chunk_numbers // n)
     for first in range(0, d, step):
-        part = dense_columns(block.X, slice(first, first + step), dtype)
+        part = block.X[:, first : first + step].to(dtype, copy=True)
         center = part.new_zeros(part.shape[1])
         for _ in range(2 * fit_intercept):  # once more: a sum rounds by more than a constant column may vary
             shift = shares @ part

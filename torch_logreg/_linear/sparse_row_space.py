@@ -7,9 +7,6 @@ multiplied with, by X and its transpose. Vectors of a number a row are then all 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 import scipy.sparse
 import torch
@@ -20,17 +17,7 @@ from torch_logreg._data.sparse import matmul, rmatmul, sparse_pair
 from torch_logreg._linear.coordinates import Space
 from torch_logreg._linear.design import Design, OfRows, Part
 from torch_logreg._linear.model import LinearModel
-
-MOST_SPREAD = 2.0**20  # of the curvatures of columns, above which scaled ones are the better coordinates
-FAR = 0.999  # of a mean square, of a column that is nearly the same in all rows
-
-
-class Columns(NamedTuple):
-    """X by its columns, and their moments; `transpose` has no duplicate entries."""
-
-    transpose: scipy.sparse.csr_array  # (d, n)
-    center: np.ndarray  # (d,) means by weight; 0 without an intercept
-    squares: np.ndarray  # (d,) mean squares by weight
+from torch_logreg._linear.sparse_columns import SparseColumns, even_columns
 
 
 class InnerProducts:
@@ -41,7 +28,9 @@ class InnerProducts:
     there are few numbers, and with K a carried along rounding errors would add up over all steps.
     """
 
-    def __init__(self, columns: Columns, shares: np.ndarray, fit_intercept: bool, rows: ArrayRows) -> None:
+    def __init__(
+        self, columns: SparseColumns, shares: np.ndarray, fit_intercept: bool, rows: ArrayRows
+    ) -> None:
         transpose, n = columns.transpose, rows.n_rows
         counts = np.diff(transpose.indptr)
         alone = np.repeat(counts == 1, counts)
@@ -70,7 +59,7 @@ class InnerProducts:
 class SparseRowSpace(Space):
     """Coefficients of the columns, of the parameters over `SparseRows`."""
 
-    def __init__(self, design: SparseRows, columns: Columns) -> None:
+    def __init__(self, design: SparseRows, columns: SparseColumns) -> None:
         self._design, self._transpose = design, columns.transpose
         device = design.rows.device
         self.center = torch.from_numpy(columns.center).to(device)
@@ -106,7 +95,7 @@ class SparseRows(Design):
 
     n_problems = 1
 
-    def __init__(self, rows: ArrayRows, model: LinearModel, columns: Columns) -> None:
+    def __init__(self, rows: ArrayRows, model: LinearModel, columns: SparseColumns) -> None:
         self.rows, self.dtype, self._fit_intercept = rows, model.C.dtype, model.fit_intercept
         self.eps = float(torch.finfo(self.dtype).eps)
         self.n_outputs = model.n_outputs
@@ -161,33 +150,9 @@ class SparseRows(Design):
 
 def sparse_row_space(rows: ArrayRows, model: LinearModel) -> tuple[SparseRows, SparseRowSpace] | None:
     """The design of the rows' space and the way back, or None where columns are the better space."""
-    X = rows.sparse
-    if X is None:
-        return None
-    shares = (rows.weights[0] / rows.weights.sum()).cpu().numpy()
-    columns = by_column(X, shares, rows.check_finite)
-    used = columns.squares > 0
-    curve = columns.squares[used] / 4 + float(model.penalty(rows.weight_sum(model.C.dtype)).strength)
-    if not used.any() or curve.max() > MOST_SPREAD * curve.min():
-        return None
-    if (columns.center**2 > FAR * columns.squares).any(where=used):
+    columns = even_columns(rows, model)
+    if columns is None:
         return None
     design = SparseRows(rows, model, columns)
     kept = columns if model.fit_intercept else columns._replace(center=np.zeros_like(columns.center))
     return design, SparseRowSpace(design, kept)
-
-
-def by_column(
-    X: scipy.sparse.csr_array, shares: np.ndarray, check_finite: Callable[[Tensor], None]
-) -> Columns:
-    transpose = X.T.tocsr()  # with the rows of a column in order
-    transpose.sum_duplicates()
-    exact = shares.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # which is seen to here
-        squared = scipy.sparse.csr_array(
-            (transpose.data.astype(np.float64) ** 2, transpose.indices, transpose.indptr),
-            shape=transpose.shape,
-        )
-        squares = squared @ exact
-        check_finite(torch.from_numpy(squares))
-    return Columns(transpose, transpose @ exact, squares)

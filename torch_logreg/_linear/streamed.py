@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import starmap
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +53,11 @@ class Streamed(Columns):
         self.coordinates = self._standardised() if coordinates is None else coordinates
         self.decay = self.coordinates.decay(self.penalty)
 
+    @property
+    def _weight_of_parts(self) -> Tensor:
+        """The sum of the weights as `parts` has them."""
+        return self.weight_sum
+
     def _standardised(self) -> Coordinates:
         found = moments(self.rows, self.weight_sum, self._model.fit_intercept)
         self.rows.check_finite(found.variance)
@@ -64,16 +70,16 @@ class Streamed(Columns):
         numbers = self.rows.n_rows * self.n_problems * self.n_outputs
         return numbers <= limits_of(self.rows.device).information_numbers
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterable[Part]:
         for block in self.rows.blocks():
             yield Part.of(*block)
 
-    def expand(self, w: Tensor, every: int = 1) -> tuple[Tensor, Tensor]:
+    def expand(self, w: Tensor, every: int = 1) -> Any:
         """Raw coefficients (P, K, d) and intercepts (P, K)."""
         coef, intercept = self.coordinates.to_raw(w)
         return coef[::every], intercept[::every]
 
-    def predict(self, part: Part, expanded: tuple[Tensor, Tensor]) -> Tensor:
+    def predict(self, part: Part, expanded: Any) -> Tensor:
         """Raw predictions, in the dtype of the rows."""
         coef, intercept = (each.to(self.rows.dtype).flatten(0, 1) for each in expanded)
         z = matmul(part.X, coef).add_(intercept[:, None])
@@ -81,7 +87,7 @@ class Streamed(Columns):
 
     def mean(self, sums: list[Tensor]) -> Tensor:
         total = self._total(each.to(self.dtype) for each in sums)
-        return total / self.weight_sum.view(-1, *[1] * (total.dim() - 1))
+        return total / self._weight_of_parts.view(-1, *[1] * (total.dim() - 1))
 
     def _total(self, partials: Iterable[Tensor]) -> Tensor:
         """The sum over all rows, in place: no more than two partials are ever held."""
@@ -96,7 +102,7 @@ class Streamed(Columns):
             return torch.cat([products, r.sum(dim=2, keepdim=True).to(self.dtype)], dim=2)
 
         # `starmap` lets go of a block before it asks for the next one.
-        total = self._total(starmap(sums, r)) / self.weight_sum[:, None, None]
+        total = self._total(starmap(sums, r)) / self._weight_of_parts[:, None, None]
         return total[..., :-1], total[..., -1]
 
     def pull_back(self, residuals: OfRows, plus: Tensor) -> Tensor:
@@ -124,7 +130,7 @@ class Streamed(Columns):
 
         matrix, unit = self._total(starmap(of, matrices)), self._unit(P)
         matrix = matrix * (unit[:, None, :, None, None] * unit[:, None, None, None])
-        return matrix / self.weight_sum[:, None, None, None, None]
+        return matrix / self._weight_of_parts[:, None, None, None, None]
 
     def columns(self, information: OfRows) -> Tensor:
         totals: list[Tensor] = []
@@ -154,7 +160,7 @@ class Streamed(Columns):
     def gram(self) -> Gram:
         return gram(self.rows, self.coordinates)
 
-    def select(self, problems: np.ndarray) -> Streamed:
+    def select(self, problems: np.ndarray) -> Streamed | None:
         index = torch.as_tensor(problems, dtype=torch.int64, device=self.rows.device)
         model = self._model._replace(C=self._model.C[index])
         return Streamed(self.rows.select(problems), model, self.coordinates.select(index))

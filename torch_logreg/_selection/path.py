@@ -16,6 +16,7 @@ from torch_logreg._contracts.objective import Factorable
 from torch_logreg._contracts.solver import Evaluated, Iteration, Solution, Solver
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
+from torch_logreg._data.sparse import without_duplicates
 from torch_logreg._data.tensors import features_to, float_dtype, to_tensor
 from torch_logreg._fit.linear import linear_objective, regular_C, shape_of
 from torch_logreg._fit.plan import (
@@ -24,6 +25,7 @@ from torch_logreg._fit.plan import (
     Shape,
     choose,
     has_own_metrics,
+    is_best_dense,
     matrix_numbers,
     natural_settings,
     plan_of,
@@ -31,10 +33,12 @@ from torch_logreg._fit.plan import (
 )
 from torch_logreg._fit.present import Present
 from torch_logreg._linear.coordinates import Coordinates, Moved, for_problems
+from torch_logreg._linear.design import Columns
 from torch_logreg._linear.held import hold_all
+from torch_logreg._linear.held_sparse import hold_sparse
 from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.objective import ColumnsObjective
-from torch_logreg._linear.row_space import Span
+from torch_logreg._linear.row_space import Span, row_space
 from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.losses import LOSSES, Loss
 from torch_logreg._runtime.devices import supports_float64
@@ -42,6 +46,12 @@ from torch_logreg._runtime.out_of_memory import check_room
 from torch_logreg._solvers.natural import NaturalSGD
 
 SCRATCH = 3 * 2**24  # bytes that any fit takes, for however few problems
+
+# Designs of folds that are held, by their names in the plan.
+HOLDERS: dict[str, Callable[[FoldRows, LinearModel], Columns]] = {
+    "held columns": hold_all,
+    "held sparse columns": hold_sparse,
+}
 
 # Of the number of the first C, an iteration, and what makes the coefficients of the last C.
 Watch: TypeAlias = Callable[[int, Iteration, Callable[[], tuple[np.ndarray, np.ndarray]]], bool]
@@ -83,6 +93,8 @@ class PathSolver:
     seed: Callable[[], int]  # of samples of the rows
     max_memory: int  # bytes for the problems solved at once
     watch: Watch  # is told of each iteration on all rows, and may end it
+    in_row_space: bool = False  # whether X is the columns of the rows' space
+    by_columns: bool = False  # see `Shape`
 
     @cached_property
     def loss(self) -> Loss:
@@ -118,10 +130,18 @@ class PathSolver:
         return ArrayRows(X, target, weights, n_problems * self.K)
 
     def solve(self, Cs: np.ndarray) -> Path:
-        """`Cs` in rising order: each chunk of them starts from the end of the one before."""
-        if choose(DESIGNS, self._shape(1)) == "rows":
-            return self._in_row_space(Cs)
+        """`Cs` in rising order, in the space that the plan says."""
         Cs = regular_C(Cs, self.data, self.exact)
+        shape = self._shape(len(Cs) * (len(self.counts) + 1))
+        if choose(DESIGNS, shape) == "rows" and (found := row_space(self.rows(1), self._model(Cs))):
+            return self._in_row_space(Cs, *found)
+        data = self.data
+        if is_best_dense(shape):
+            data = data._replace(X=without_duplicates(self.on_device[0]).toarray())
+        return replace(self, data=data, by_columns=True)._by_columns(Cs)
+
+    def _by_columns(self, Cs: np.ndarray) -> Path:
+        """Each chunk of `Cs` starts from the end of the one before."""
         n_folds, d = len(self.counts), self.data.X.shape[1]
         path = Path.unsolved(n_folds, len(Cs), self.K, d)
         at_once = max(1, (self.max_memory - SCRATCH) // self._problem_bytes())
@@ -134,9 +154,8 @@ class PathSolver:
                 self._on_folds(path, Cs, chunk, np.arange(fold, min(fold + folds_at_once, n_folds)), common)
         return path
 
-    def _in_row_space(self, Cs: np.ndarray) -> Path:
-        """The path of few rows of many columns: that of the columns of the rows' space."""
-        B, span = Span.of(self.rows(1), self.exact, self.fit_intercept)
+    def _in_row_space(self, Cs: np.ndarray, B: Tensor, span: Span) -> Path:
+        """The path of few rows of many columns: that of the columns B of the rows' space."""
 
         def to_raw(coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             flat = coef.reshape(-1, *coef.shape[-2:]), intercept.reshape(-1, coef.shape[-2])
@@ -149,14 +168,25 @@ class PathSolver:
         ) -> bool:
             return self.watch(first, iteration, lambda: to_raw(*largest_C()))
 
-        path = replace(self, data=self.data._replace(X=B), watch=watch).solve(Cs)
+        of_columns = replace(
+            self, data=self.data._replace(X=B), watch=watch, by_columns=True, in_row_space=True
+        )
+        path = of_columns._by_columns(Cs)
         coef, intercept = to_raw(path.coef, path.intercept)
         return path._replace(coef=coef, intercept=intercept)
 
     def _shape(self, n_problems: int) -> Shape:
         method: Method = "growing" if self.natural else "full"
-        known = {"n_problems": n_problems, "starts_at_zero": False}
-        return shape_of(self.rows(1), self.K, self.fit_intercept, method, **known)
+        return shape_of(
+            self.rows(1),
+            self.K,
+            self.fit_intercept,
+            method,
+            n_problems=n_problems,
+            starts_at_zero=False,
+            by_columns=self.by_columns,
+            is_orthogonal=self.in_row_space,
+        )
 
     def _problem_bytes(self) -> int:
         """About what one problem of a batch takes: weights, secant pairs, a metric or what it is made of."""
@@ -188,6 +218,7 @@ class PathSolver:
         rows = self.rows(len(chunk))
         plan = plan_of(self._shape(len(chunk)))
         objective = linear_objective(rows, self._model(Cs[chunk]), plan, self.seed)
+        objective.is_orthogonal = self.in_row_space
         coordinates = objective.coordinates
         before = np.maximum(chunk - len(chunk), 0)  # of the chunk before, for the first: zeros
         w = self._weights(coordinates, path.coef[-1, before], path.intercept[-1, before])
@@ -250,9 +281,10 @@ class PathSolver:
         )
         model = self._model(Cs[chunk].repeat(n_folds))
         raw = [array[-1, chunk].repeat(n_folds, axis=0) for array in path[:2]]
-        if not shares and choose(DESIGNS, shape) == "held columns":
-            held = hold_all(rows, model)
+        if not shares and (design := choose(DESIGNS, shape)) in HOLDERS:
+            held = HOLDERS[design](rows, model)
             objective = ColumnsObjective(held, self.loss)
+            objective.is_orthogonal = self.in_row_space
             w = self._weights(held.coordinates, *raw)
             solution = self._solver(objective).minimize(objective, w, _go_on)
             self._keep(path, held.coordinates, solution, folds, chunk)

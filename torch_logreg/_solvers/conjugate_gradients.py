@@ -167,8 +167,16 @@ class NewtonCG(Directions):
     def _precondition(self, residual: Tensor) -> Tensor:
         if self._spikes is not None:
             return self._spikes(residual)
-        known = len(self._inverse_diagonal) > 0
-        return residual * self._inverse_diagonal if known else self.objective.hints.natural(residual)
+        if not len(self._inverse_diagonal):
+            return self.objective.hints.natural(residual)
+        if self.objective.n_outputs == 1:
+            return residual * self._inverse_diagonal
+        # A shift of all outputs has next to no curvature, and gradients have no part in it: nor may these.
+        return self._without_shift(self._without_shift(residual) * self._inverse_diagonal)
+
+    def _without_shift(self, v: Tensor) -> Tensor:
+        of_outputs = v.view(len(v), self.objective.n_outputs, -1)
+        return (of_outputs - of_outputs.mean(dim=1, keepdim=True)).view(v.shape)
 
     def select(self, problems: np.ndarray) -> NewtonCG | None:
         objective = self.objective.select(problems)
