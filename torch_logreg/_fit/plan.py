@@ -171,6 +171,24 @@ def is_informative(shape: Shape, n_drawn: int) -> bool:
     return shape.n_outputs == 1 or parameters <= INFORMATIVE * information
 
 
+# Outputs for each column from which the Fisher matrix is made of a block for each output: at about as many
+# these take no more than a few passes, of the few outputs that rows have much information on. And their
+# numbers in all, at most: 512 MB of float32.
+OUTPUTS_PER_COLUMN, BLOCK_NUMBERS = 0.75, 2**27
+
+
+def _has_many_outputs(shape: Shape) -> bool:
+    m, K = shape.n_columns, shape.n_outputs
+    many = K >= OUTPUTS_PER_COLUMN * m and K * m**2 <= BLOCK_NUMBERS and shape.n_rows >= m
+    alone = shape.n_problems == 1 and shape.starts_at_zero and shape.has_penalty
+    return many and alone and shape.is_dense and shape.n_parameters > CHOLESKY_PARAMETERS
+
+
+def _says_little(shape: Shape) -> bool:
+    """Whether all rows tell too little of so many parameters for a sample of them to be solved."""
+    return not is_informative(shape, min(SOFTMAX_ROWS, shape.n_rows))
+
+
 def _grows(shape: Shape) -> bool:
     return shape.method == "growing" and choose(DESIGNS, shape) == "columns"
 
@@ -185,6 +203,7 @@ def _gathers_starts(shape: Shape) -> bool:
 
 SAMPLES = (
     Crossover("none", lambda s: not _grows(s), "by definition"),
+    Crossover("minibatches", lambda s: _has_many_outputs(s) and _says_little(s), "thousand.py"),
     Crossover("solved", lambda s: _draws(s) and is_informative(s, sample_rows(s)), "growth.py"),
     Crossover("metric", _draws, "softmax.py --probe"),
     Crossover("starts", _gathers_starts, "sparse.py"),
@@ -223,7 +242,13 @@ METRICS = (
     ),
     Crossover("factors", lambda s: True, "softmax.py"),
 )
-OF_FACTORS = {"none": "exact", "starts": "exact", "solved": "sampled", "metric": "kronecker"}  # by samples
+OF_FACTORS = {  # by samples
+    "none": "exact",
+    "starts": "exact",
+    "solved": "sampled",
+    "metric": "kronecker",
+    "minibatches": "outputs",
+}
 
 
 def metric_of(shape: Shape, samples: str) -> str:
@@ -273,7 +298,10 @@ def natural_settings(objective: Curved) -> dict[str, Any]:
     """Settings of `NaturalSGD` for an objective: its metric, and when to change it."""
     K, m = objective.n_outputs, objective.n_parameters // objective.n_outputs
     samples = "none"
-    if objective.batches:
+    whole = objective.factorable()
+    if whole is not None and whole.by_output() is not None:
+        samples = "minibatches"
+    elif objective.batches:
         samples = "solved" if objective.batches[-1].error < math.inf else "metric"
     rows = objective.rows
     shape = Shape(rows.n_rows, m, K, fit_intercept=False, n_stored=rows.n_stored)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_logreg._contracts.objective import Factorable, Fisher, Matrices
+from torch_logreg._contracts.objective import ByOutput, Factorable, Fisher, Matrices
 from torch_logreg._runtime.linalg import eigh
 from torch_logreg._solvers.conjugate_gradients import CG_ACCURACY, conjugate_gradient
 from torch_logreg._solvers.per_problem import Numbers, array, column, each, index, pick, some, where
@@ -203,6 +203,54 @@ class Kronecker(Factorised):
         if len(self._vectors) > 1:
             fewer._vectors = self._vectors[here]
         return fewer
+
+
+class OfOutputs(Metric):
+    """The blocks of the Fisher matrix of each output with itself, each factorised.
+
+    With a thousand classes next to no row has information on two of them at once, but each class has its
+    own rows near it: what the outputs have in common says little of any, and one factor for the columns of
+    all of them, as in `Kronecker`, is far from each.
+    """
+
+    patience = 40.0
+    scaled = True
+    UPDATES = (0, 6, 18)
+    SOON = 3  # updates, before which a step that had to be cut does not mean that the metric is old
+
+    def __init__(self, objective: ByOutput) -> None:
+        self._objective, self._last = objective, 0
+        self._columns: Tensor | None = None
+        self.failed = torch.zeros(1, dtype=objective.dtype, device=objective.rows.device)
+
+    def due(self, n_updates: int, contracting: bool, full_step: bool) -> bool:
+        due = n_updates in self.UPDATES or (not full_step and n_updates >= self._last + self.SOON)
+        if due:
+            self._last = n_updates
+        return due
+
+    def update(self, at: Fisher) -> None:
+        if self._columns is None:
+            self._columns = self._objective.columns()
+        self._factor = self._inverse_diagonal = self._columns.new_empty(0)  # makes room
+        blocks = self._objective.blocks(at.w, self._columns)
+        diagonal = blocks.diagonal(dim1=1, dim2=2)
+        least, tiny = 16 * torch.finfo(blocks.dtype).eps, torch.finfo(blocks.dtype).tiny
+        diagonal.copy_(torch.where(diagonal > tiny, diagonal * (1 + least), 1.0))  # 0 without an effect
+        self._inverse_diagonal = (1 / diagonal).view(1, -1).to(at.w.dtype)
+        self._factor, info = torch.linalg.cholesky_ex(blocks)
+        self.failed = info.amax().view(1).to(at.w.dtype)
+
+    def solve(self, v: Tensor) -> Tensor:
+        K, m, _ = self._factor.shape
+        x = torch.cholesky_solve(v.view(K, m, 1).to(self._factor.dtype), self._factor)[:, :, 0]
+        return (x - x.mean(dim=0)).view(v.shape).to(v.dtype)  # a shift of all outputs changes nothing
+
+    def size(self, v: Tensor) -> Tensor:
+        return v * self._inverse_diagonal
+
+    def select(self, problems: np.ndarray) -> None:
+        """There is one."""
 
 
 class SampledFisher(Metric):

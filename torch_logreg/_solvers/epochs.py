@@ -1,0 +1,75 @@
+"""Epochs of natural-gradient steps on minibatches, to start on rows that say little of any parameter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torch_logreg._contracts.objective import ByOutput
+from torch_logreg._runtime.linalg import eigh
+from torch_logreg._solvers.fisher import ROUNDING
+from torch_logreg._solvers.search import State, Trial, start
+from torch_logreg._solvers.stopping import Progress
+
+EPOCHS = 4
+BATCH_ROWS, BATCHES = 2**11, 8  # at most, and at least
+# Of the raw prediction of a row's own class, what its step adds to it at first, all columns together: so
+# much that the row is predicted well. And of a Newton step for probabilities that are all the same, at most:
+# outputs are more curved where a few rows have much of their probability.
+OWN_STEP, LONGEST = 6.0, 0.25
+
+
+def on_minibatches(objective: ByOutput, w: Tensor, progress: Progress) -> State:
+    """Where to start on all rows: after a few epochs from parameters 0, if that is better than these.
+
+    The metric is the Fisher matrix at parameters 0, where it is the same block for each output. A sample is
+    no use here: with a few dozen rows a class each row counts. Steps become shorter in equal parts, so that
+    the last are an average.
+
+    References
+    ----------
+    Bottou, Curtis, Nocedal (2018), Optimization methods for large-scale machine learning, SIAM Review 60(2).
+    """
+    if bool(w.any()) or progress.finished:
+        return start(objective, w)
+    known = start(objective.batches[0].objective, w)
+    reached, length = _epochs(objective, w)
+    state = known
+    if bool(torch.isfinite(reached).all()):
+        state = start(objective, reached)
+    if not bool(state.objective < known.objective) or state is known:
+        return start(objective, w)
+    progress.record_on_sample(known, Trial(state, length, 0.0, 0.0, 0.0, reached, objective.hints))
+    return state
+
+
+def _epochs(objective: ByOutput, w: Tensor) -> tuple[Tensor, float]:
+    """The parameters reached, and the first step length."""
+    K, n = objective.n_outputs, objective.rows.n_rows
+    inverse, parameters = _metric_at_zero(objective)
+    n_rows = max(1, min(BATCH_ROWS, n // BATCHES))
+    n_steps, step = EPOCHS * -(-n // n_rows), 0
+    # The metric is that of a mean over rows: in a mean of so few each of them counts for more.
+    length = min(LONGEST, OWN_STEP * n_rows / (K * parameters))
+    generator = torch.Generator(device="cpu").manual_seed(objective.seed)
+    inverse = inverse.to(objective.rows.dtype)
+    W = w.view(K, -1).to(objective.rows.dtype)
+    for _ in range(EPOCHS):
+        for gradient in objective.minibatches(n_rows, generator):
+            W = torch.addmm(W, gradient(W), inverse, alpha=-length * (1 - step / n_steps))
+            step += 1
+    W = W - W.mean(dim=0)  # a shift of all outputs changes nothing
+    return W.reshape(w.shape).to(w.dtype), length
+
+
+def _metric_at_zero(objective: ByOutput) -> tuple[Tensor, float]:
+    """The inverse (m, m) of a block of the Fisher matrix at parameters 0, and how many of m the rows decide."""
+    columns, decay, K = objective.columns(), objective.decay(), objective.n_outputs
+    diagonal = columns.diagonal()
+    # An intercept has no penalty.
+    full = torch.where(decay > 0, decay, 1e-3 * decay.mean())
+    full = torch.where(diagonal > 0, full + ROUNDING * diagonal, 1.0)
+    root = full.rsqrt()
+    curves, vectors = eigh(columns * root[:, None] * root / K)
+    curves, vectors = curves.clamp(min=0), vectors * root[:, None]
+    return (vectors / (curves + 1)) @ vectors.T, float((curves / (curves + 1)).sum())
