@@ -207,6 +207,7 @@ class ByOutput(Factorable):
     def minibatches(self, n_rows: int, generator: torch.Generator) -> Iterator[Callable[[Tensor], Tensor]]:
         """Estimates of the gradient, penalty included, from `n_rows` rows each: of w (n_outputs, m)."""
 
+    @property
     @abstractmethod
     def columns(self) -> Tensor:
         """The mean over rows of the inner products of the columns, (m, m)."""
@@ -216,7 +217,7 @@ class ByOutput(Factorable):
         """The diagonal of the penalty's Hessian, (m,)."""
 
     @abstractmethod
-    def blocks(self, w: Tensor, columns: Tensor) -> Tensor:
+    def blocks(self, w: Tensor) -> Tensor:
         """The block of the Fisher matrix at `w` of each output with itself, about: (n_outputs, m, m).
 
         Exact for rows with much information on the output. Of the others there are many, with little each:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from torch_logreg._runtime.limits import limits_of
 
 # Of the information of a row on an output, ``p (1 - p)``, from which the row is counted by itself there; and
 # the same for outputs that are few, times their probability at parameters 0.
-MUCH, TIMES_EVEN = 0.01, 2.0
+MUCH, TIMES_EVEN = 0.02, 2.0
 FIRST_ROWS = 2**11  # that tell of F at parameters 0, where each has the same loss
 
 
@@ -67,6 +68,7 @@ class ManyOutputs(ByOutput, ColumnsObjective):
 
             yield gradient
 
+    @functools.cached_property
     def columns(self) -> Tensor:
         design = self.design
         ones = ((part, torch.ones_like(part.weights).mul_(part.weights)) for part in design.parts())
@@ -75,9 +77,9 @@ class ManyOutputs(ByOutput, ColumnsObjective):
     def decay(self) -> Tensor:
         return self.design.decay[0, : self._n_columns]
 
-    def blocks(self, w: Tensor, columns: Tensor) -> Tensor:
+    def blocks(self, w: Tensor) -> Tensor:
         pairs, dtype = self._pairs(w), self._rows.dtype
-        blocks = pairs.rest[:, None, None].to(dtype) * columns.to(dtype)
+        blocks = pairs.rest[:, None, None].to(dtype) * self.columns.to(dtype)
         blocks.diagonal(dim1=1, dim2=2).add_(self.decay().to(dtype))
         numbers = limits_of(self.rows.device).chunk_numbers
         first, start = 0, 0  # an output, and the first of its pairs

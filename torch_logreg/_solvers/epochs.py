@@ -11,12 +11,12 @@ from torch_logreg._solvers.fisher import ROUNDING
 from torch_logreg._solvers.search import State, Trial, start
 from torch_logreg._solvers.stopping import Progress
 
-EPOCHS = 4
+EPOCHS = 6
 BATCH_ROWS, BATCHES = 2**11, 8  # at most, and at least
 # Of the raw prediction of a row's own class, what its step adds to it at first, all columns together: so
 # much that the row is predicted well. And of a Newton step for probabilities that are all the same, at most:
 # outputs are more curved where a few rows have much of their probability.
-OWN_STEP, LONGEST = 6.0, 0.25
+OWN_STEP, LONGEST = 8.0, 0.25
 
 
 def on_minibatches(objective: ByOutput, w: Tensor, progress: Progress) -> State:
@@ -56,7 +56,7 @@ def _epochs(objective: ByOutput, w: Tensor) -> tuple[Tensor, float]:
     W = w.view(K, -1).to(objective.rows.dtype)
     for _ in range(EPOCHS):
         for gradient in objective.minibatches(n_rows, generator):
-            W = torch.addmm(W, gradient(W), inverse, alpha=-length * (1 - step / n_steps))
+            W = torch.addmm(W, gradient(W), inverse, alpha=-length * (1 - step / n_steps) ** 0.5)
             step += 1
     W = W - W.mean(dim=0)  # a shift of all outputs changes nothing
     return W.reshape(w.shape).to(w.dtype), length
@@ -64,7 +64,7 @@ def _epochs(objective: ByOutput, w: Tensor) -> tuple[Tensor, float]:
 
 def _metric_at_zero(objective: ByOutput) -> tuple[Tensor, float]:
     """The inverse (m, m) of a block of the Fisher matrix at parameters 0, and how many of m the rows decide."""
-    columns, decay, K = objective.columns(), objective.decay(), objective.n_outputs
+    columns, decay, K = objective.columns, objective.decay(), objective.n_outputs
     diagonal = columns.diagonal()
     # An intercept has no penalty.
     full = torch.where(decay > 0, decay, 1e-3 * decay.mean())
