@@ -93,7 +93,7 @@ HELD_NUMBERS, HELD_SOFTMAX_ROWS = 2**20, 5_000
 
 def _is_held(shape: Shape) -> bool:
     few = shape.n_outputs == 1 or shape.n_rows <= HELD_SOFTMAX_ROWS
-    return shape.is_dense and few and shape.n_rows * shape.n_columns <= HELD_NUMBERS
+    return shape.is_dense and few and not _is_drawn_in_turn(shape) and shape.n_rows * shape.n_columns <= HELD_NUMBERS
 
 
 # A fit in multiplications, by crossovers.py and shapes.py: updates, and steps of conjugate gradients in each.
@@ -136,6 +136,26 @@ def _has_short_sparse_rows(shape: Shape) -> bool:
     return wide and few and shape.method == "growing" and shape.starts_at_zero and shape.has_penalty
 
 
+# Outputs for each column from which the Fisher matrix is made of a block for each output: at about as many
+# these take no more than a few passes, of the few outputs that rows have much information on. And their
+# numbers in all, at most: 512 MB of float32.
+OUTPUTS_PER_COLUMN, BLOCK_NUMBERS = 0.75, 2**27
+
+
+def _has_many_outputs(shape: Shape) -> bool:
+    m, K = shape.n_columns, shape.n_outputs
+    many = K >= OUTPUTS_PER_COLUMN * m and K * m**2 <= BLOCK_NUMBERS and shape.n_rows >= m
+    alone = shape.n_problems == 1 and shape.starts_at_zero and shape.has_penalty
+    return many and alone and shape.is_dense and shape.n_parameters > CHOLESKY_PARAMETERS
+
+
+def _is_drawn_in_turn(shape: Shape) -> bool:
+    """Whether outputs are many, and no sample of the rows tells enough of them to be solved."""
+    if shape.method != "growing" or not _has_many_outputs(shape):
+        return False
+    return not is_informative(shape, min(SOFTMAX_ROWS, shape.n_rows))
+
+
 DESIGNS = (
     Crossover("plain columns", lambda s: s.method == "sgd", "by definition"),
     Crossover("drawn columns", lambda s: s.method == "line search", "by definition"),
@@ -171,24 +191,6 @@ def is_informative(shape: Shape, n_drawn: int) -> bool:
     return shape.n_outputs == 1 or parameters <= INFORMATIVE * information
 
 
-# Outputs for each column from which the Fisher matrix is made of a block for each output: at about as many
-# these take no more than a few passes, of the few outputs that rows have much information on. And their
-# numbers in all, at most: 512 MB of float32.
-OUTPUTS_PER_COLUMN, BLOCK_NUMBERS = 0.75, 2**27
-
-
-def _has_many_outputs(shape: Shape) -> bool:
-    m, K = shape.n_columns, shape.n_outputs
-    many = K >= OUTPUTS_PER_COLUMN * m and K * m**2 <= BLOCK_NUMBERS and shape.n_rows >= m
-    alone = shape.n_problems == 1 and shape.starts_at_zero and shape.has_penalty
-    return many and alone and shape.is_dense and shape.n_parameters > CHOLESKY_PARAMETERS
-
-
-def _says_little(shape: Shape) -> bool:
-    """Whether all rows tell too little of so many parameters for a sample of them to be solved."""
-    return not is_informative(shape, min(SOFTMAX_ROWS, shape.n_rows))
-
-
 def _grows(shape: Shape) -> bool:
     return shape.method == "growing" and choose(DESIGNS, shape) == "columns"
 
@@ -203,7 +205,7 @@ def _gathers_starts(shape: Shape) -> bool:
 
 SAMPLES = (
     Crossover("none", lambda s: not _grows(s), "by definition"),
-    Crossover("minibatches", lambda s: _has_many_outputs(s) and _says_little(s), "thousand.py"),
+    Crossover("minibatches", _is_drawn_in_turn, "thousand.py"),
     Crossover("solved", lambda s: _draws(s) and is_informative(s, sample_rows(s)), "growth.py"),
     Crossover("metric", _draws, "softmax.py --probe"),
     Crossover("starts", _gathers_starts, "sparse.py"),

@@ -20,8 +20,9 @@ from torch_logreg._losses.losses import Loss
 from torch_logreg._runtime.limits import limits_of
 
 # Of the information of a row on an output, ``p (1 - p)``, from which the row is counted by itself there; and
-# the same for outputs that are few, times their probability at parameters 0.
-MUCH, TIMES_EVEN = 0.02, 2.0
+# how many passes over the rows the products of such rows may take, which is more than enough where most rows
+# are predicted well (thousand.py).
+MUCH, PASSES = 0.02, 1.0
 FIRST_ROWS = 2**11  # that tell of F at parameters 0, where each has the same loss
 
 
@@ -107,12 +108,14 @@ class ManyOutputs(ByOutput, ColumnsObjective):
 
     def _pairs(self, w: Tensor) -> Pairs:
         """The information of each row on each output at `w`, as means over rows."""
-        design, much = self.design, max(MUCH, TIMES_EVEN / self.n_outputs)
+        design, much = self.design, 0.0
         at, first, found, rest = self.at(w), 0, [], []
         for index, part in enumerate(design.parts()):
             p = self.loss.fisher(at.predictions(index, part))[0]  # (K, n)
-            curve = p.addcmul_(p, p, value=-1).mul_(part.weights)
-            output, row = (curve > much * part.weights).nonzero(as_tuple=True)
+            curve = p.addcmul_(p, p, value=-1)
+            much = much or self._much(curve)
+            output, row = (curve > much).nonzero(as_tuple=True)
+            curve.mul_(part.weights)
             own = curve[output, row]
             rest.append((curve.sum(dim=1) - own.new_zeros(len(p)).index_add_(0, output, own)).clamp_(min=0))
             found.append((output, row + first, own))
@@ -122,6 +125,16 @@ class ManyOutputs(ByOutput, ColumnsObjective):
         ends = torch.bincount(outputs, minlength=self.n_outputs).cumsum(0).tolist()
         mean = (1 / design.weight_sum).to(curves.dtype)
         return Pairs(rows[order], curves[order] * mean, ends, torch.stack(rest).sum(dim=0) * mean)
+
+
+    def _much(self, curve: Tensor) -> float:
+        """What is much of the information (K, n) of some rows."""
+        much = MUCH
+        # A pass takes 4 m K multiplications and additions a row, and a pair 2 m².
+        most = max(1, int(PASSES * 2 * curve.numel() / self._n_columns))
+        if int((curve > much).sum()) > most:
+            much = float(curve.flatten().kthvalue(curve.numel() - most).values)
+        return much
 
 
 def many_outputs(rows: ArrayRows, model: LinearModel, seed: int) -> ManyOutputs:

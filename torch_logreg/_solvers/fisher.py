@@ -216,7 +216,7 @@ class OfOutputs(Metric):
 
     patience = 40.0
     scaled = True
-    UPDATES = (0, 6, 18)
+    UPDATES = (0, 10, 25)
     SOON = 3  # updates, before which a step that had to be cut does not mean that the metric is old
 
     def __init__(self, objective: ByOutput) -> None:
