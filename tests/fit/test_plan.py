@@ -205,7 +205,11 @@ def test_a_solver_is_told_what_the_plan_says_of_its_objective():
     def objective(p, K, n_rows, *errors):
         batches = [SimpleNamespace(error=error) for error in errors]
         return SimpleNamespace(
-            n_parameters=p, n_outputs=K, rows=SimpleNamespace(n_rows=n_rows, n_stored=-1), batches=batches
+            n_parameters=p,
+            n_outputs=K,
+            rows=SimpleNamespace(n_rows=n_rows, n_stored=-1),
+            batches=batches,
+            by_output=lambda: None,
         )
 
     small = natural_settings(objective(31, 1, 569))

@@ -170,6 +170,10 @@ class Curved(Objective):
         """The objective itself, if its Fisher matrix can be made; else None."""
         return None
 
+    def by_output(self) -> ByOutput | None:
+        """The objective itself, if it also knows each output by itself; else None."""
+        return None
+
 
 class Factorable(Curved):
     """An objective whose Fisher matrix can be made, or parts of it."""
@@ -188,10 +192,6 @@ class Factorable(Curved):
 
     def factorable(self) -> Factorable:
         return self
-
-    def by_output(self) -> ByOutput | None:
-        """The objective itself, if it also knows each output by itself; else None."""
-        return None
 
 
 class ByOutput(Factorable):

@@ -139,7 +139,7 @@ def _has_short_sparse_rows(shape: Shape) -> bool:
 # Outputs for each column from which the Fisher matrix is made of a block for each output: at about as many
 # these take no more than a few passes, of the few outputs that rows have much information on. And their
 # numbers in all, at most: 512 MB of float32.
-OUTPUTS_PER_COLUMN, BLOCK_NUMBERS = 0.75, 2**27
+OUTPUTS_PER_COLUMN, BLOCK_NUMBERS = 0.25, 2**27
 
 
 def _has_many_outputs(shape: Shape) -> bool:
@@ -300,8 +300,7 @@ def natural_settings(objective: Curved) -> dict[str, Any]:
     """Settings of `NaturalSGD` for an objective: its metric, and when to change it."""
     K, m = objective.n_outputs, objective.n_parameters // objective.n_outputs
     samples = "none"
-    whole = objective.factorable()
-    if whole is not None and whole.by_output() is not None:
+    if objective.by_output() is not None:
         samples = "minibatches"
     elif objective.batches:
         samples = "solved" if objective.batches[-1].error < math.inf else "metric"

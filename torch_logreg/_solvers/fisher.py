@@ -206,7 +206,7 @@ class Kronecker(Factorised):
         return fewer
 
 
-class OfOutputs(Metric):
+class PerOutput(Metric):
     """The blocks of the Fisher matrix of each output with itself, each factorised.
 
     With a thousand classes next to no row has information on two of them at once, but each class has its

@@ -21,7 +21,7 @@ from torch_logreg._solvers.fisher import (
     Factorised,
     Kronecker,
     Metric,
-    OfOutputs,
+    PerOutput,
     SampledFisher,
     Shared,
 )
@@ -46,7 +46,7 @@ def _kronecker(objective: Factorable, tol: float | None) -> Metric:
 
 def _outputs(objective: Factorable, tol: float | None) -> Metric:
     many = objective.by_output()
-    return exact_metric(objective, tol) if many is None else OfOutputs(many)
+    return exact_metric(objective, tol) if many is None else PerOutput(many)
 
 
 METRICS: dict[str, Callable[[Factorable, float | None], Metric]] = {
