@@ -7,9 +7,9 @@ Classes have 60, 20 and 500 rows in 256 columns, and 60 in columns whose deviati
 as in probes of few examples a class, rows tell little of so many parameters. Standard normal columns, true
 coefficients of deviation 0.5, labels by Gumbel noise.
 
-`LogisticRegression()` stops early here by its own rule, so two times of ours are compared with its one: to the
-objective that it reaches, by as many iterations as that takes, and to our own end. Objectives are evaluated
-in float64.
+`LogisticRegression()` stops early here by its own rule, so two times of ours are compared with its one: to
+the objective that it reaches, by as many iterations as that takes, and to our own end. Objectives are
+evaluated in float64.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -94,8 +96,8 @@ def test_blocks_are_the_same_however_many_rows_are_gathered_at_once(monkeypatch)
     objective = _objective()
     w = _weights(objective, 2.0)
     expected = objective.blocks(w)
-    few = module.limits_of(objective.rows.device)
-    monkeypatch.setattr(module, "limits_of", lambda device: few.__class__(**{**vars(few), "chunk_numbers": 50}))
+    limits = replace(module.limits_of(objective.rows.device), chunk_numbers=50)
+    monkeypatch.setattr(module, "limits_of", lambda device: limits)
     torch.testing.assert_close(objective.blocks(w), expected, rtol=1e-9, atol=1e-12)
 
 

@@ -93,7 +93,8 @@ HELD_NUMBERS, HELD_SOFTMAX_ROWS = 2**20, 5_000
 
 def _is_held(shape: Shape) -> bool:
     few = shape.n_outputs == 1 or shape.n_rows <= HELD_SOFTMAX_ROWS
-    return shape.is_dense and few and not _is_drawn_in_turn(shape) and shape.n_rows * shape.n_columns <= HELD_NUMBERS
+    small = few and shape.n_rows * shape.n_columns <= HELD_NUMBERS
+    return shape.is_dense and small and not _is_drawn_in_turn(shape)
 
 
 # A fit in multiplications, by crossovers.py and shapes.py: updates, and steps of conjugate gradients in each.
@@ -136,9 +137,9 @@ def _has_short_sparse_rows(shape: Shape) -> bool:
     return wide and few and shape.method == "growing" and shape.starts_at_zero and shape.has_penalty
 
 
-# Outputs for each column from which the Fisher matrix is made of a block for each output: at about as many
-# these take no more than a few passes, of the few outputs that rows have much information on. And their
-# numbers in all, at most: 512 MB of float32.
+# Outputs for each column from which the Fisher matrix is made of a block for each output: the fewer, the more
+# passes over the rows could be made in the time of that (thousand.py). And their numbers in all, at most:
+# 512 MB of float32.
 OUTPUTS_PER_COLUMN, BLOCK_NUMBERS = 0.25, 2**27
 
 

@@ -63,11 +63,12 @@ class ManyOutputs(ByOutput, ColumnsObjective):
             A = self._columns_of(dense_rows(X, 0, len(target)))
             of_row = weights * (scale / n_rows)  # by the nominal number, also of a last one that is shorter
 
-            def gradient(w: Tensor, A: Tensor = A, target: Tensor = target, of_row: Tensor = of_row) -> Tensor:
-                _, slope = self.loss.value_and_gradient_((w @ A.T)[None], target)
-                return torch.addmm(decay * w, slope[0].mul_(of_row), A)
+            yield functools.partial(self._estimate, A, target, of_row, decay)
 
-            yield gradient
+    def _estimate(self, A: Tensor, target: Tensor, of_row: Tensor, decay: Tensor, w: Tensor) -> Tensor:
+        """The gradient of the penalty and of the weighted sum over a few rows, (K, m)."""
+        _, slope = self.loss.value_and_gradient_((w @ A.T)[None], target)
+        return torch.addmm(decay * w, slope[0].mul_(of_row), A)
 
     @functools.cached_property
     def columns(self) -> Tensor:
@@ -102,9 +103,8 @@ class ManyOutputs(ByOutput, ColumnsObjective):
         return blocks
 
     def _gather(self, drawn: Tensor) -> Tensor:
-        return torch.cat(
-            [self._columns_of(dense_rows(X, 0, len(target))) for X, target, _ in self._rows.subset(drawn).blocks()]
-        )
+        blocks = self._rows.subset(drawn).blocks()
+        return torch.cat([self._columns_of(dense_rows(X, 0, len(target))) for X, target, _ in blocks])
 
     def _pairs(self, w: Tensor) -> Pairs:
         """The information of each row on each output at `w`, as means over rows."""
@@ -126,7 +126,6 @@ class ManyOutputs(ByOutput, ColumnsObjective):
         mean = (1 / design.weight_sum).to(curves.dtype)
         return Pairs(rows[order], curves[order] * mean, ends, torch.stack(rest).sum(dim=0) * mean)
 
-
     def _much(self, curve: Tensor) -> float:
         """What is much of the information (K, n) of some rows."""
         much = MUCH
@@ -141,7 +140,9 @@ def many_outputs(rows: ArrayRows, model: LinearModel, seed: int) -> ManyOutputs:
     """F over all rows, with a batch of a few."""
     design = Streamed(rows, model)
     generator = torch.Generator(device="cpu").manual_seed(seed)
-    drawn = torch.randperm(rows.n_rows, generator=generator)[:FIRST_ROWS].to(rows.device)
+    drawn = torch.randperm(rows.n_rows, generator=generator, dtype=torch.int64, device="cpu")[:FIRST_ROWS].to(
+        rows.device
+    )
     some = rows.subset(drawn)
     some.reads = rows.reads
     ratio = design.weight_sum / some.weight_sum(model.C.dtype)

@@ -22,9 +22,10 @@ OWN_STEP, LONGEST = 8.0, 0.25
 def on_minibatches(objective: ByOutput, w: Tensor, progress: Progress) -> State:
     """Where to start on all rows: after a few epochs from parameters 0, if that is better than these.
 
-    The metric is the Fisher matrix at parameters 0, where it is the same block for each output. A sample is
-    no use here: with a few dozen rows a class each row counts. Steps become shorter in equal parts, so that
-    the last are an average.
+    The metric is the Fisher matrix at parameters 0, where it is the same block for each output. A Newton step
+    of all rows from there, and a sample solved, are far from the solution where a few dozen rows a class have
+    to decide on hundreds of columns: each row counts, and once it is predicted well it says little more.
+    Steps become shorter, so that what rows drawn last want is no more than what others do.
 
     References
     ----------
@@ -34,10 +35,10 @@ def on_minibatches(objective: ByOutput, w: Tensor, progress: Progress) -> State:
         return start(objective, w)
     known = start(objective.batches[0].objective, w)
     reached, length = _epochs(objective, w)
-    state = known
-    if bool(torch.isfinite(reached).all()):
-        state = start(objective, reached)
-    if not bool(state.objective < known.objective) or state is known:
+    if not bool(torch.isfinite(reached).all()):
+        return start(objective, w)
+    state = start(objective, reached)
+    if not state.objective < known.objective:
         return start(objective, w)
     progress.record_on_sample(known, Trial(state, length, 0.0, 0.0, 0.0, reached, objective.hints))
     return state
@@ -63,7 +64,7 @@ def _epochs(objective: ByOutput, w: Tensor) -> tuple[Tensor, float]:
 
 
 def _metric_at_zero(objective: ByOutput) -> tuple[Tensor, float]:
-    """The inverse (m, m) of a block of the Fisher matrix at parameters 0, and how many of m the rows decide."""
+    """The inverse (m, m) of a block of the Fisher matrix at parameters 0, and how many of m rows decide."""
     columns, decay, K = objective.columns, objective.decay(), objective.n_outputs
     diagonal = columns.diagonal()
     # An intercept has no penalty.

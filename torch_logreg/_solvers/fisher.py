@@ -237,6 +237,7 @@ class PerOutput(Metric):
         diagonal.copy_(torch.where(diagonal > tiny, diagonal * (1 + least), 1.0))  # 0 without an effect
         self._inverse_diagonal = (1 / diagonal).view(1, -1).to(at.w.dtype)
         factor, info = torch.linalg.cholesky_ex(blocks)
+        del blocks, diagonal
         self.failed = info.amax().view(1).to(at.w.dtype)
         # With one vector each a solve by the factor takes eight times as long as a product (thousand.py).
         self._inverse = torch.cholesky_inverse(factor)
