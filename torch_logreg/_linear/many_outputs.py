@@ -140,10 +140,8 @@ def many_outputs(rows: ArrayRows, model: LinearModel, seed: int) -> ManyOutputs:
     """F over all rows, with a batch of a few."""
     design = Streamed(rows, model)
     generator = torch.Generator(device="cpu").manual_seed(seed)
-    drawn = torch.randperm(rows.n_rows, generator=generator, dtype=torch.int64, device="cpu")[:FIRST_ROWS].to(
-        rows.device
-    )
-    some = rows.subset(drawn)
+    drawn = torch.randperm(rows.n_rows, generator=generator, dtype=torch.int64, device="cpu")[:FIRST_ROWS]
+    some = rows.subset(drawn.to(rows.device))
     some.reads = rows.reads
     ratio = design.weight_sum / some.weight_sum(model.C.dtype)
     few = Streamed(some, model._replace(C=model.C * ratio), design.coordinates)

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from torch_logreg._contracts.objective import ByOutput
-from torch_logreg._runtime.linalg import eigh
-from torch_logreg._solvers.fisher import ROUNDING
+from torch_logreg._solvers.fisher import at_zero
 from torch_logreg._solvers.search import State, Trial, start
 from torch_logreg._solvers.stopping import Progress
 
-EPOCHS = 6
+EPOCHS = 6  # thousand.py
 BATCH_ROWS, BATCHES = 2**11, 8  # at most, and at least
 # Of the raw prediction of a row's own class, what its step adds to it at first, all columns together: so
 # much that the row is predicted well. And of a Newton step for probabilities that are all the same, at most:
@@ -47,7 +46,7 @@ def on_minibatches(objective: ByOutput, w: Tensor, progress: Progress) -> State:
 def _epochs(objective: ByOutput, w: Tensor) -> tuple[Tensor, float]:
     """The parameters reached, and the first step length."""
     K, n = objective.n_outputs, objective.rows.n_rows
-    inverse, parameters = _metric_at_zero(objective)
+    inverse, parameters = at_zero(objective)
     n_rows = max(1, min(BATCH_ROWS, n // BATCHES))
     n_steps, step = EPOCHS * -(-n // n_rows), 0
     # The metric is that of a mean over rows: in a mean of so few each of them counts for more.
@@ -61,16 +60,3 @@ def _epochs(objective: ByOutput, w: Tensor) -> tuple[Tensor, float]:
             step += 1
     W = W - W.mean(dim=0)  # a shift of all outputs changes nothing
     return W.reshape(w.shape).to(w.dtype), length
-
-
-def _metric_at_zero(objective: ByOutput) -> tuple[Tensor, float]:
-    """The inverse (m, m) of a block of the Fisher matrix at parameters 0, and how many of m rows decide."""
-    columns, decay, K = objective.columns, objective.decay(), objective.n_outputs
-    diagonal = columns.diagonal()
-    # An intercept has no penalty.
-    full = torch.where(decay > 0, decay, 1e-3 * decay.mean())
-    full = torch.where(diagonal > 0, full + ROUNDING * diagonal, 1.0)
-    root = full.rsqrt()
-    curves, vectors = eigh(columns * root[:, None] * root / K)
-    curves, vectors = curves.clamp(min=0), vectors * root[:, None]
-    return (vectors / (curves + 1)) @ vectors.T, float((curves / (curves + 1)).sum())
