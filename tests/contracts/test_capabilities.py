@@ -22,6 +22,7 @@ from torch_logreg._contracts.rows import Drawable, Gatherable, Rows
 from torch_logreg._contracts.solver import Solver
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
+from torch_logreg._linear.many_outputs import many_outputs
 from torch_logreg._linear.minibatches import MinibatchObjective
 from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.objective import LinearObjective
@@ -64,6 +65,10 @@ def held():
     return held_objective(array_rows(WEIGHTS[:1]), LOSS, ONE, 1, True)
 
 
+def of_many_outputs():
+    return many_outputs(array_rows(WEIGHTS[:1]), LinearModel(LOSS, ONE, 1, True), 0)
+
+
 def of_sparse_rows():
     rows = array_rows(WEIGHTS[:1], sparse=True)
     shares = WEIGHTS[0] / WEIGHTS[0].sum()
@@ -81,6 +86,7 @@ OBJECTIVES = {
     "linear": (linear, {Curved, Factorable}),
     "minibatches": (minibatches, {Curved, Factorable, Stochastic}),
     "held": (held, {Curved, Factorable}),
+    "of many outputs": (of_many_outputs, {Curved, Factorable}),
     "of sparse rows": (of_sparse_rows, {Curved}),
     "of a module": (of_a_module, {Stochastic}),
 }

@@ -14,10 +14,12 @@ from helpers.objectives import held_objective
 from helpers.subclasses import subclasses
 from torch_logreg._contracts.objective import Batch
 from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.many_outputs import many_outputs
+from torch_logreg._linear.model import LinearModel
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._solvers.conjugate_gradients import NewtonCG
 from torch_logreg._solvers.directions import Directions
-from torch_logreg._solvers.fisher import Cholesky, Kronecker, Metric, SampledFisher, Shared
+from torch_logreg._solvers.fisher import Cholesky, Kronecker, Metric, PerOutput, SampledFisher, Shared
 from torch_logreg._solvers.in_metric import Factorising, Kept, Renewed, Thrift, exact_metric
 from torch_logreg._solvers.iterate import iterate
 from torch_logreg._solvers.lbfgs import SecantDirections
@@ -34,6 +36,11 @@ def _shared(objective):
     return Shared(metric, 1)
 
 
+def _many_outputs(objective):
+    C = torch.ones(1, dtype=torch.float64)
+    return many_outputs(objective.rows, LinearModel(objective.loss, C, objective.n_outputs, True), 0)
+
+
 def _kept(metric):
     return lambda objective: Kept(objective, metric(objective), THRIFT, is_good=False)
 
@@ -43,6 +50,7 @@ METRICS = {
     "exact": lambda objective: exact_metric(objective, TOL),
     "sampled": lambda objective: SampledFisher(objective, objective, objective.rows.n_rows, exact=False),
     "kronecker": lambda objective: Kronecker(objective, objective, objective.rows.n_rows),
+    "outputs": lambda objective: PerOutput(_many_outputs(objective)),
     "shared": _shared,
 }
 DIRECTIONS = {
@@ -160,6 +168,7 @@ def test_some_problems_go_on_as_they_would_among_all(kind, name):
 @pytest.mark.parametrize("kind", METRICS)
 @of_each_number
 def test_a_metric_is_solved_with_and_measures_gradients(kind, C):
+    C = C[:1] if kind == "outputs" else C  # which is of one problem
     objective = objective_of("wine", C)
     metric, (_, gradient) = METRICS[kind](objective), objective.value_and_gradient(objective.zeros())
     metric.due(0, contracting=False, full_step=True)

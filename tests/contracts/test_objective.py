@@ -15,6 +15,7 @@ from helpers.objectives import held_objective, sparse_rows_objective, streamed_o
 from helpers.subclasses import subclasses
 from torch_logreg._contracts.objective import Curved, Factorable, Objective
 from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.many_outputs import many_outputs
 from torch_logreg._linear.minibatches import MinibatchObjective
 from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.streamed import Streamed
@@ -58,6 +59,11 @@ def held(loss: str) -> Objective:
     return held_objective(_rows(loss, _dense()), rule, C, n_outputs, True)
 
 
+def of_many_outputs(loss: str) -> Objective:
+    rule, C, n_outputs = _settings(loss, 1)
+    return many_outputs(_rows(loss, _dense(), 1), LinearModel(rule, C, n_outputs, True), 0)
+
+
 def in_the_space_of_the_rows(loss: str) -> Objective:
     X = scipy.sparse.random_array((1_100, 11_050), density=2e-3, format="csr", rng=np.random.default_rng(0))
     rule, C, n_outputs = _settings(loss, 1)
@@ -79,6 +85,7 @@ OBJECTIVES: dict[str, Callable[[str], Objective]] = {
     "in passes over CSR": lambda loss: in_passes(loss, scipy.sparse.csr_array(_dense())),
     "minibatches": of_minibatches,
     "held columns": held,
+    "many outputs": of_many_outputs,
     "the space of sparse rows": in_the_space_of_the_rows,
     "a module": of_a_module,
 }

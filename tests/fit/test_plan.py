@@ -40,6 +40,10 @@ FITS = [
     ("tall, float32", Shape(500_000, 100, itemsize=4), "columns", "solved", "cholesky"),
     ("tall, several classes", Shape(100_000, 100, 10), "columns", "solved", "sampled"),
     ("probe", Shape(50_000, 512, 100), "columns", "metric", "kronecker"),
+    ("a thousand classes", Shape(60_000, 256, 1000), "columns", "minibatches", "outputs"),
+    ("many classes of few rows", Shape(4000, 64, 200), "columns", "minibatches", "outputs"),
+    ("a thousand classes, blocks too large", Shape(60_000, 768, 1000), "columns", "metric", "kronecker"),
+    ("a thousand classes, two Cs", Shape(60_000, 256, 1000, n_problems=2), "columns", "metric", "kronecker"),
     ("wide", Shape(20_000, 2000), "columns", "starts", "products"),
     ("many columns, several classes", Shape(20_000, 4096, 10), "columns", "metric", "products"),
     ("few rows", Shape(300, 8000), "rows", "none", "products"),
@@ -237,6 +241,7 @@ def test_a_solver_is_told_what_the_plan_says_of_its_objective():
             is_orthogonal=False,
             rows=SimpleNamespace(n_rows=n_rows, n_stored=-1),
             batches=batches,
+            by_output=lambda: None,
         )
 
     small = natural_settings(objective(31, 1, 569))

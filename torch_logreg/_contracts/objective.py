@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -171,6 +171,10 @@ class Curved(Objective):
         """The objective itself, if its Fisher matrix can be made; else None."""
         return None
 
+    def by_output(self) -> ByOutput | None:
+        """The objective itself, if it also knows each output by itself; else None."""
+        return None
+
 
 class Factorable(Curved):
     """An objective whose Fisher matrix can be made, or parts of it."""
@@ -188,6 +192,40 @@ class Factorable(Curved):
         """The same in float32, where that is cheaper, for a metric that need not be exact."""
 
     def factorable(self) -> Factorable:
+        return self
+
+
+class ByOutput(Factorable):
+    """A factorable objective of one problem and many outputs, over rows that are drawn and gathered.
+
+    Its parameters are a vector of m columns for each output. The one batch is of so few rows that it only
+    tells of F at parameters 0.
+    """
+
+    seed: int  # of what is drawn
+
+    @abstractmethod
+    def minibatches(self, n_rows: int, generator: torch.Generator) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Estimates of the gradient, penalty included, from `n_rows` rows each: of w (n_outputs, m)."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> Tensor:
+        """The mean over rows of the inner products of the columns, (m, m)."""
+
+    @abstractmethod
+    def decay(self) -> Tensor:
+        """The diagonal of the penalty's Hessian, (m,)."""
+
+    @abstractmethod
+    def blocks(self, w: Tensor) -> Tensor:
+        """The block of the Fisher matrix at `w` of each output with itself, about: (n_outputs, m, m).
+
+        Exact for rows with much information on the output. Of the others there are many, with little each:
+        they count for as many rows that vary as all together do, see `columns`.
+        """
+
+    def by_output(self) -> ByOutput:
         return self
 
 

@@ -22,6 +22,7 @@ from torch_logreg._linear.coordinates import Coordinates, Space
 from torch_logreg._linear.design import Columns
 from torch_logreg._linear.held import hold, hold_all
 from torch_logreg._linear.held_sparse import hold_sparse
+from torch_logreg._linear.many_outputs import many_outputs
 from torch_logreg._linear.minibatches import MinibatchObjective
 from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.objective import ColumnsObjective, LinearObjective
@@ -205,6 +206,8 @@ def linear_objective(
     if plan.n_drawn:
         coordinates, batches = make_batches(rows, model, plan.n_drawn, seed(), plan.samples == "solved")
         return ColumnsObjective(Streamed(rows, model, coordinates), model.loss, batches)
+    if plan.samples == "minibatches":
+        return many_outputs(rows, model, seed())
     design = MAKERS[plan.design](rows, model)
     if plan.design in ("plain columns", "drawn columns"):
         return MinibatchObjective(rows, design, model.loss)

@@ -100,7 +100,8 @@ HELD_STORED = 2**19  # numbers of sparse rows for all outputs, up to which they 
 
 def _is_held(shape: Shape) -> bool:
     few = shape.n_outputs == 1 or shape.n_rows <= HELD_SOFTMAX_ROWS
-    return shape.is_dense and few and shape.n_rows * shape.n_columns <= HELD_NUMBERS
+    small = few and shape.n_rows * shape.n_columns <= HELD_NUMBERS
+    return shape.is_dense and small and not _is_drawn_in_turn(shape)
 
 
 # A fit in multiplications, by crossovers.py and shapes.py: updates, and steps of conjugate gradients in each,
@@ -188,6 +189,26 @@ def _has_short_sparse_rows(shape: Shape) -> bool:
     return wide and few and shape.method == "growing" and known
 
 
+# Outputs for each column from which the Fisher matrix is made of a block for each output: the fewer, the more
+# passes over the rows could be made in the time of that (thousand.py). And their numbers in all, at most:
+# 512 MB of float32.
+OUTPUTS_PER_COLUMN, BLOCK_NUMBERS = 0.25, 2**27
+
+
+def _has_many_outputs(shape: Shape) -> bool:
+    m, K = shape.n_columns, shape.n_outputs
+    many = K >= OUTPUTS_PER_COLUMN * m and K * m**2 <= BLOCK_NUMBERS and shape.n_rows >= m
+    alone = shape.n_problems == 1 and shape.starts_at_zero and shape.has_penalty
+    return many and alone and shape.is_dense and shape.n_parameters > CHOLESKY_PARAMETERS
+
+
+def _is_drawn_in_turn(shape: Shape) -> bool:
+    """Whether outputs are many, and no sample of the rows tells enough of them to be solved."""
+    if shape.method != "growing" or not _has_many_outputs(shape):
+        return False
+    return not is_informative(shape, min(SOFTMAX_ROWS, shape.n_rows))
+
+
 DESIGNS = (
     Crossover("plain columns", lambda s: s.method == "sgd", "by definition"),
     Crossover("drawn columns", lambda s: s.method == "line search", "by definition"),
@@ -238,6 +259,7 @@ def _gathers_starts(shape: Shape) -> bool:
 
 SAMPLES = (
     Crossover("none", lambda s: not _grows(s), "by definition"),
+    Crossover("minibatches", _is_drawn_in_turn, "thousand.py"),
     Crossover("solved", lambda s: _draws(s) and is_informative(s, sample_rows(s)), "growth.py"),
     Crossover("metric", _draws, "softmax.py --probe"),
     Crossover("starts", _gathers_starts, "sparse.py"),
@@ -279,7 +301,13 @@ METRICS = (
     ),
     Crossover("factors", lambda s: True, "softmax.py"),
 )
-OF_FACTORS = {"none": "exact", "starts": "exact", "solved": "sampled", "metric": "kronecker"}  # by samples
+OF_FACTORS = {  # by samples
+    "none": "exact",
+    "starts": "exact",
+    "solved": "sampled",
+    "metric": "kronecker",
+    "minibatches": "outputs",
+}
 
 
 def metric_of(shape: Shape, samples: str) -> str:
@@ -334,7 +362,9 @@ def natural_settings(objective: Curved) -> dict[str, Any]:
     """Settings of `NaturalSGD` for an objective: its metric, and when to change it."""
     K, m = objective.n_outputs, objective.n_parameters // objective.n_outputs
     samples = "none"
-    if objective.batches:
+    if objective.by_output() is not None:
+        samples = "minibatches"
+    elif objective.batches:
         samples = "solved" if objective.batches[-1].error < math.inf else "metric"
     rows = objective.rows
     shape = Shape(

@@ -15,7 +15,16 @@ from torch_logreg._contracts.solver import Callback, Evaluated, Solution, Solver
 from torch_logreg._runtime.out_of_memory import check_room
 from torch_logreg._solvers.conjugate_gradients import NewtonCG
 from torch_logreg._solvers.directions import Directions
-from torch_logreg._solvers.fisher import Cholesky, Factorised, Kronecker, Metric, SampledFisher, Shared
+from torch_logreg._solvers.epochs import on_minibatches
+from torch_logreg._solvers.fisher import (
+    Cholesky,
+    Factorised,
+    Kronecker,
+    Metric,
+    PerOutput,
+    SampledFisher,
+    Shared,
+)
 from torch_logreg._solvers.in_metric import Factorising, Kept, Renewed, Thrift, exact_metric, work_of
 from torch_logreg._solvers.iterate import iterate
 from torch_logreg._solvers.per_problem import array, no, some
@@ -35,11 +44,17 @@ def _kronecker(objective: Factorable, tol: float | None) -> Metric:
     return Kronecker(objective, sample, n_rows)
 
 
+def _outputs(objective: Factorable, tol: float | None) -> Metric:
+    many = objective.by_output()
+    return exact_metric(objective, tol) if many is None else PerOutput(many)
+
+
 METRICS: dict[str, Callable[[Factorable, float | None], Metric]] = {
     "cholesky": lambda objective, tol: Cholesky(objective),
     "exact": exact_metric,
     "sampled": _sampled,
     "kronecker": _kronecker,
+    "outputs": _outputs,
 }
 
 
@@ -57,9 +72,10 @@ class NaturalSGD(Solver[Curved]):
     ----------
     max_iter : int
     tol : float or None
-    metric : {"cholesky", "products", "exact", "sampled", "kronecker"}
+    metric : {"cholesky", "products", "exact", "sampled", "kronecker", "outputs"}
         F factorised; only multiplied with; multiplied with, and preconditioned by its Kronecker factors, over
-        all rows or over those of the last batch; or these factors alone.
+        all rows or over those of the last batch; these factors alone; or the blocks of each output with
+        itself, after a few epochs of minibatches.
     lazy : bool
         Whether a Fisher matrix that was factorised may be kept for several steps, as approximations are.
     kept_work : int
@@ -80,7 +96,7 @@ class NaturalSGD(Solver[Curved]):
 
     max_iter: int = 100
     tol: float | None = 1e-4
-    metric: Literal["cholesky", "products", "exact", "sampled", "kronecker"] = "cholesky"
+    metric: Literal["cholesky", "products", "exact", "sampled", "kronecker", "outputs"] = "cholesky"
     lazy: bool = True
     kept_work: int = 0
     late_work: int = 0
@@ -127,9 +143,10 @@ class NaturalSGD(Solver[Curved]):
         """Raise MemoryError if the matrices of the metric are too large for the device."""
         P, p, K = objective.n_problems, objective.n_parameters, objective.n_outputs
         whole = self.metric == "cholesky"
-        numbers = {"cholesky": p**2, "products": 0}.get(self.metric, K**2 + (p // K) ** 2)
+        m = p // K
+        numbers = {"cholesky": p**2, "products": 0, "outputs": K * m**2}.get(self.metric, K**2 + m**2)
         what, instead = ("natural-sgd", "lbfgs") if self.lazy else ("newton-cholesky", "auto")
-        size = f"{p} x {p}" if whole else f"{K} x {K} and {p // K} x {p // K}"
+        size = f"{p} x {p}" if whole else f"{K} x {K} and {m} x {m}"
         check_room(
             P * PEAK * objective.dtype.itemsize * numbers,
             objective.rows.device,
@@ -141,7 +158,11 @@ class NaturalSGD(Solver[Curved]):
         """The directions on all rows, and where they start."""
         metric = METRICS[self.metric](objective, self.tol)
         lazy = self.lazy and self.metric == "cholesky" and work_of(objective) > self.kept_work
-        state, is_good = _with_metric(objective, w, metric, progress)
+        many = objective.by_output()
+        if many is not None:
+            state, is_good = on_minibatches(many, w, progress), False
+        else:
+            state, is_good = _with_metric(objective, w, metric, progress)
         if lazy or not metric.exact:
             return Kept(objective, metric, self._thrift, is_good), state
         if self.metric == "exact":
