@@ -19,11 +19,15 @@ from torch_logreg._solvers.search import State, Trial, least_decrease, provable
 CG_STEPS, CG_MAX_STEPS = 16, 4096
 CG_ACCURACY = 1e-5  # of a direction that is to prove convergence
 CG_ACCURACY_FAR = 0.1  # of any other
+# With `Factored`, whose quotient with the Fisher matrix hardly has eigenvalues below a thousandth.
+FACTORED = 1e-2
 # The same with many parameters: of a decrement the square of it, and as good on the whole as more of fewer.
 ROUGH, ROUGH_FAR, MANY_PARAMETERS = 3e-2, 0.25, 2**10
 FEW_STEPS = 3  # of a solve, after which the next is expected to pay for rows to be gathered
 MOST, NEARLY_ALL = 0.95, 0.999  # of the Fisher information, far from the solution and near it
 SKETCH_ROWS = 2**9
+SERVES = 10  # products
+PROOF = 4  # times the steps of a rough solve, that one takes which is to prove convergence
 PAID = 2  # products that a factorised preconditioner may take before others have shown that it pays
 MANY_STEPS = 8  # of a solve: more than the diagonal of the Fisher matrix costs to compute
 
@@ -167,12 +171,14 @@ class Factored:
     def __init__(self, at: Fisher) -> None:
         outputs, columns, decay, _ = at.factors()
         self._K, m = outputs.shape[1], columns.shape[1]
+        self.is_exact = self._K == 1
         curves, self._vectors = eigh(outputs[0])
-        # Their sum has no curvature, and no gradient a part in it: any number will do.
-        curves = torch.where(curves > self.RIDGE * curves[-1], curves, curves[-1])
+        # Their sum has no curvature but the penalty's.
+        curves = torch.where(curves > self.RIDGE * curves[-1], curves, 0.0)
         matrix = (curves[:, None, None] * columns).to(decay.dtype)  # (K, m, m)
         diagonal = matrix.diagonal(dim1=1, dim2=2)
-        diagonal.mul_(1 + self.RIDGE).add_(decay[:, :m]).clamp_(min=torch.finfo(matrix.dtype).tiny)
+        diagonal.mul_(1 + self.RIDGE).add_(decay[:, :m])
+        diagonal.add_(diagonal <= 0)  # of what has no effect
         factor, info = torch.linalg.cholesky_ex(matrix)
         self.failed = bool(info.any())
         self._inverse = matrix if self.failed else torch.cholesky_inverse(factor)
@@ -199,8 +205,10 @@ class Preconditioner:
         possible = self._objective is not None and objective.n_problems == 1 and m <= most_columns
         # In products with the Fisher matrix, which wait for memory (`WAITING` of the plan).
         K = objective.n_outputs
-        self._cost = m * (1 + K * m / n) / (20 * K) if possible else np.inf
-        self._spent = PAID
+        cost = m * (1 + K * m / n) / (20 * K) if possible else np.inf
+        # The first is made at once where it costs little. One that is not exact serves for a while.
+        self._cost = cost if K == 1 else max(cost, SERVES)
+        self._spent = PAID if cost > PAID else self._cost
         self.inverse: Factored | None = None
 
     def spend(self, n_products: int) -> None:
@@ -263,16 +271,23 @@ class NewtonCG(Directions):
         solve = Solve(there.product, -state.gradient, self._precondition)
         solve.go_on(self._n_steps, accuracy)
         self._verdict = (solve.reached() <= accuracy).to(state.value.dtype)
-        if some(small) and some(worth := small & self._may_end(state, solve.x)):
+        if some(small) and some(worth := small & self.may_end(state, solve.x)):
             proves = torch.as_tensor(array(worth), dtype=torch.bool, device=state.w.device)
+            self.preconditioner.spend(PROOF * solve.n_steps)
+            if self.preconditioner.update(state.w):
+                solve = Solve(there.product, -state.gradient, self._precondition)
+            if self.preconditioner.inverse is not None:
+                near = FACTORED
             accuracy = torch.where(proves, near, accuracy)
-            solve.go_on(self._n_steps, accuracy)
+            # The host sees when it is enough; elsewhere all of the steps are made.
+            solve.go_on(self._max_steps if looks_are_free(state.w.device) else self._n_steps, accuracy)
             self._verdict = (solve.reached() <= accuracy) * (1.0 + proves)
+        else:
+            self.preconditioner.spend(solve.n_steps)
         self._last_steps = solve.n_steps
-        self.preconditioner.spend(solve.n_steps)
         return solve.x
 
-    def _may_end(self, state: State, direction: Tensor) -> Numbers:
+    def may_end(self, state: State, direction: Tensor) -> Numbers:
         """Whether the decrement is as small as it is to be, and the step before went as predicted."""
         (decrement,) = to_host([-torch.linalg.vecdot(state.gradient, direction)])
         small = decrement / 2 <= provable(least_decrease(self._tol, self.objective.eps)) * state.objective
