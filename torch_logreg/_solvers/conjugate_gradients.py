@@ -26,7 +26,9 @@ ROUGH, ROUGH_FAR, MANY_PARAMETERS = 3e-2, 0.25, 2**10
 FEW_STEPS = 3  # of a solve, after which the next is expected to pay for rows to be gathered
 MOST, NEARLY_ALL = 0.95, 0.999  # of the Fisher information, far from the solution and near it
 SKETCH_ROWS = 2**9
-SERVES = 10  # products
+# Products with the Fisher matrix, each of which waits for memory as long as so many multiplications take
+# for each number of X, and how many of them a factorised matrix serves at least: by_name.py.
+WAITING, SERVES, SERVES_EXACT = 10, 10, 4
 PROOF = 4  # times the steps of a rough solve, that one takes which is to prove convergence
 PAID = 2  # products that a factorised preconditioner may take before others have shown that it pays
 MANY_STEPS = 8  # of a solve: more than the diagonal of the Fisher matrix costs to compute
@@ -203,11 +205,10 @@ class Preconditioner:
         self._objective = objective.factorable()
         n, m = objective.rows.n_rows, objective.n_parameters // objective.n_outputs
         possible = self._objective is not None and objective.n_problems == 1 and m <= most_columns
-        # In products with the Fisher matrix, which wait for memory (`WAITING` of the plan).
         K = objective.n_outputs
-        cost = m * (1 + K * m / n) / (20 * K) if possible else np.inf
+        cost = m * (1 + K * m / n) / (WAITING * K) if possible else np.inf
         # The first is made at once where it costs little. One that is not exact serves for a while.
-        self._cost = cost if K == 1 else max(cost, SERVES)
+        self._cost = max(cost, SERVES_EXACT if K == 1 else SERVES)
         self._spent = PAID if cost > PAID else self._cost
         self.inverse: Factored | None = None
 

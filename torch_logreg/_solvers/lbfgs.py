@@ -19,6 +19,9 @@ from torch_logreg._solvers.secants import Compact
 from torch_logreg._solvers.stopping import Progress
 
 
+PATIENCE = 50  # updates with a small gradient, after which Newton's directions take over
+
+
 @dataclass(frozen=True)
 class LBFGS(Solver[Curved]):
     """L-BFGS with backtracking, and a certificate before it stops.
@@ -40,11 +43,12 @@ class LBFGS(Solver[Curved]):
 
 
 class SecantDirections(Directions):
-    """Directions of secant pairs, and Newton's where the gradient and the decrement are as small as they are to be.
+    """Directions of secant pairs, and Newton's where the gradient and the decrement are as small as asked for.
 
     These alone say little where curvature is small, so once both rules seem to be met one Newton direction
-    from conjugate gradients gives the decrease still to be had. It is also taken as the step. What
-    preconditions these is what the pairs correct.
+    from conjugate gradients gives the decrease still to be had. It is also taken as the step, and so it is
+    where the gradient has been small for long: secant pairs alone then crawl. What preconditions the
+    conjugate gradients is what the pairs correct.
     """
 
     _trust: Tensor  # (P,) in the last direction: 2 where it is Newton's and proven, 1 where not that, else 0
@@ -59,6 +63,7 @@ class SecantDirections(Directions):
         self._inverse: Factored | None = None  # what they correct
         self._gradient: Tensor | None = None  # at the point before
         self._done = self._near = each(False, objective.n_problems)
+        self._waited = each(0, objective.n_problems)  # updates with a small gradient
 
     def direction(self, state: State) -> Tensor:
         gradient, preconditioner = state.gradient, self._newton.preconditioner
@@ -80,8 +85,10 @@ class SecantDirections(Directions):
         direction = self._pairs.direction(gradient, of_gradient)
         self._trust = torch.zeros_like(state.value)
         self._near = each(False, len(state.w)) if self._tol is None else state.gradient_norm <= self._tol
+        self._waited = where(self._near, self._waited + 1, 0)
         if some(self._near):
-            self._near &= no(self._done) & self._newton.may_end(state, direction)
+            late = self._waited > PATIENCE
+            self._near &= no(self._done) & (late | self._newton.may_end(state, direction))
         if some(self._near):
             near = torch.as_tensor(array(self._near), dtype=torch.bool, device=state.w.device)
             direction = torch.where(near[:, None], self._newton.direction(state), direction)
