@@ -205,6 +205,7 @@ class Preconditioner:
         self._objective = objective.factorable()
         n, m = objective.rows.n_rows, objective.n_parameters // objective.n_outputs
         possible = self._objective is not None and objective.n_problems == 1 and m <= most_columns
+        possible &= looks_are_free(objective.rows.device)  # or the host would wait for each to be made
         K = objective.n_outputs
         cost = m * (1 + K * m / n) / (WAITING * K) if possible else np.inf
         # The first is made at once where it costs little. One that is not exact serves for a while.

@@ -19,7 +19,7 @@ from torch_logreg._solvers.secants import Compact
 from torch_logreg._solvers.stopping import Progress
 
 
-PATIENCE = 50  # updates with a small gradient, after which Newton's directions take over
+PATIENCE = 10  # updates with a small gradient, after which Newton's directions take over
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,7 @@ class SecantDirections(Directions):
     _trust: Tensor  # (P,) in the last direction: 2 where it is Newton's and proven, 1 where not that, else 0
     _of_gradient: Tensor  # (P, n_parameters) the inverse that is corrected, times the gradient
 
-    def __init__(
-        self, objective: Curved, tol: float | None, memory: int, factored_columns: int = 0
-    ) -> None:
+    def __init__(self, objective: Curved, tol: float | None, memory: int, factored_columns: int = 0) -> None:
         self.objective, self._tol = objective, tol
         self._newton = NewtonCG(objective, tol, factored_columns)
         self._pairs = Compact(memory)
@@ -101,9 +99,11 @@ class SecantDirections(Directions):
         return self._trust
 
     def learn(self, before: State, trial: Trial, done: Numbers) -> Lesson:
-        improvable = each(False, len(before.w))
+        # Where pairs show no way down and the gradient is small, Newton's directions have the last word.
+        improvable = (trial.step == 0) & no(self._near) & (self._waited > 0)
+        self._waited = where(improvable, PATIENCE, self._waited)
         if some(self._near):
-            improvable = self._newton.adapt((trial.verdict > 0) | no(self._near))
+            improvable = improvable | self._newton.adapt((trial.verdict > 0) | no(self._near))
         self._newton.last = (before, trial)
         return Lesson(where(trial.verdict == 2, 1.0, 0.0), improvable)
 

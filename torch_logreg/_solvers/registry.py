@@ -51,7 +51,9 @@ class Entry(NamedTuple):
 SOLVERS: dict[str, Entry] = {
     "natural-sgd": Entry(NaturalSGD, (CURVATURE,)),
     "newton-cholesky": Entry(partial(NaturalSGD, metric="cholesky", lazy=False), (CURVATURE, MATRIX)),
-    "newton-cg": Entry(partial(NaturalSGD, metric="products", factored_columns=FACTORED_COLUMNS), (CURVATURE,)),
+    "newton-cg": Entry(
+        partial(NaturalSGD, metric="products", factored_columns=FACTORED_COLUMNS), (CURVATURE,)
+    ),
     "lbfgs": Entry(partial(LBFGS, factored_columns=FACTORED_COLUMNS), (CURVATURE,)),
     "sgd": Entry(SGD, (MINIBATCHES,)),
 }

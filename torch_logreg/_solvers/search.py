@@ -11,7 +11,18 @@ from torch import Tensor
 
 from torch_logreg._contracts.objective import Curved, Hints, Point
 from torch_logreg._contracts.solver import Evaluated
-from torch_logreg._solvers.per_problem import Numbers, column, each, every, index, no, pick, some, to_host, where
+from torch_logreg._solvers.per_problem import (
+    Numbers,
+    column,
+    each,
+    every,
+    index,
+    no,
+    pick,
+    some,
+    to_host,
+    where,
+)
 
 ARMIJO = 1e-4
 MAX_HALVINGS = 30
