@@ -18,7 +18,6 @@ from torch_logreg._solvers.search import State, Trial, start
 from torch_logreg._solvers.secants import Compact
 from torch_logreg._solvers.stopping import Progress
 
-
 PATIENCE = 10  # updates with a small gradient, after which Newton's directions take over
 
 
@@ -59,9 +58,11 @@ class SecantDirections(Directions):
         self._newton = NewtonCG(objective, tol, factored_columns)
         self._pairs = Compact(memory)
         self._inverse: Factored | None = None  # what they correct
-        self._gradient: Tensor | None = None  # at the point before
+        self._gradient: Tensor | None = None  # there
         self._done = self._near = each(False, objective.n_problems)
         self._waited = each(0, objective.n_problems)  # updates with a small gradient
+        self._renewed = False  # whether the pairs were given up after the last step
+        self._w = objective.zeros()  # the point before
 
     def direction(self, state: State) -> Tensor:
         gradient, preconditioner = state.gradient, self._newton.preconditioner
@@ -83,7 +84,7 @@ class SecantDirections(Directions):
         direction = self._pairs.direction(gradient, of_gradient)
         self._trust = torch.zeros_like(state.value)
         self._near = each(False, len(state.w)) if self._tol is None else state.gradient_norm <= self._tol
-        self._waited = where(self._near, self._waited + 1, 0)
+        self._waited = self._waited + self._near
         if some(self._near):
             late = self._waited > PATIENCE
             self._near &= no(self._done) & (late | self._newton.may_end(state, direction))
@@ -99,9 +100,13 @@ class SecantDirections(Directions):
         return self._trust
 
     def learn(self, before: State, trial: Trial, done: Numbers) -> Lesson:
-        # Where pairs show no way down and the gradient is small, Newton's directions have the last word.
-        improvable = (trial.step == 0) & no(self._near) & (self._waited > 0)
-        self._waited = where(improvable, PATIENCE, self._waited)
+        # Where pairs show no way down it is looked for without them, and then in Newton's direction.
+        stuck = (trial.step == 0) & no(self._near) & no(done)
+        improvable = stuck & ((self._waited > 0) | (not self._renewed))
+        self._waited = where(stuck, PATIENCE, self._waited)
+        self._renewed = some(stuck)
+        if self._renewed:
+            self._pairs.forget()
         if some(self._near):
             improvable = improvable | self._newton.adapt((trial.verdict > 0) | no(self._near))
         self._newton.last = (before, trial)

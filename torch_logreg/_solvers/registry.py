@@ -12,7 +12,6 @@ from torch_logreg._solvers.lbfgs import LBFGS
 from torch_logreg._solvers.natural import NaturalSGD
 from torch_logreg._solvers.sgd import SGD
 
-
 FACTORED_COLUMNS = 512  # of solvers by name, see `NewtonCG`: by_name.py
 
 

@@ -131,7 +131,7 @@ class Trial(NamedTuple):
         return steep & (no(short) | (self.reach(before) > STILL)) if some(short) else steep
 
     def reach(self, before: State) -> Numbers:
-        """By how much the whole step from `before`, of which no less was made, moves a raw prediction at most."""
+        """By how much the whole step from `before`, made at least, moves a raw prediction at most."""
         moved = self.state.at.distance(before.at)
         if moved is None:
             return to_host([self.hints.reach(self.direction)])[0]
