@@ -73,7 +73,7 @@ class Point(ABC):
         return None
 
     def distance(self, other: Point) -> Tensor | None:
-        """By how much raw predictions differ at most from those at `other`, (P,); None if that takes a pass."""
+        """By how much raw predictions differ from those at `other`, (P,); None if that takes a pass."""
         return None
 
     def stretch(self, direction: Tensor) -> Tensor:

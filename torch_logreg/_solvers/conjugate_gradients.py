@@ -184,6 +184,8 @@ class Factored:
         factor, info = torch.linalg.cholesky_ex(matrix)
         self.failed = bool(info.any())
         self._inverse = matrix if self.failed else torch.cholesky_inverse(factor)
+        # A gradient has no part there but rounding, which a weak penalty would make large.
+        self._inverse = self._inverse * (curves > 0)[:, None, None]
 
     def __call__(self, residual: Tensor) -> Tensor:
         if self._K == 1:
@@ -217,14 +219,18 @@ class Preconditioner:
         """Take in that so many products were needed."""
         self._spent += n_products
 
+    def give_up(self) -> None:
+        """Do without from now on."""
+        self.inverse, self._cost = None, np.inf
+
     def update(self, w: Tensor) -> bool:
         """Make the matrix of the point `w`, if it is time; returns whether it is new."""
         if self._objective is None or self._spent < self._cost:
             return False
         made = Factored(self._objective.at(w))
-        self.inverse, self._spent = (None if made.failed else made), PAID
+        self.inverse, self._spent = made, PAID
         if made.failed:
-            self._cost = np.inf
+            self.give_up()
         return not made.failed
 
 
@@ -299,7 +305,7 @@ class NewtonCG(Directions):
         return small & no(trial.falls_on(before))
 
     def judge(self, reached: Tensor) -> Tensor:
-        """Whether the accuracy of the direction is what was asked for, 1, and what proves the end of a fit, 2."""
+        """Whether the direction is as accurate as asked for, 1, and as proves the end of a fit, 2."""
         return self._verdict
 
     def _learn(self, at: Point, there: Point) -> None:

@@ -42,7 +42,7 @@ class LBFGS(Solver[Curved]):
 
 
 class SecantDirections(Directions):
-    """Directions of secant pairs, and Newton's where the gradient and the decrement are as small as asked for.
+    """Directions of secant pairs, and Newton's where gradient and decrement are as small as asked for.
 
     These alone say little where curvature is small, so once both rules seem to be met one Newton direction
     from conjugate gradients gives the decrease still to be had. It is also taken as the step, and so it is
@@ -83,7 +83,7 @@ class SecantDirections(Directions):
         self._w, self._gradient, self._of_gradient = state.w, gradient, of_gradient
         direction = self._pairs.direction(gradient, of_gradient)
         self._trust = torch.zeros_like(state.value)
-        self._near = each(False, len(state.w)) if self._tol is None else state.gradient_norm <= self._tol
+        self._near = self._is_small(state)
         self._waited = self._waited + self._near
         if some(self._near):
             late = self._waited > PATIENCE
@@ -96,17 +96,23 @@ class SecantDirections(Directions):
             preconditioner.spend(1)
         return direction
 
+    def _is_small(self, state: State) -> Numbers:
+        return each(False, len(state.w)) if self._tol is None else state.gradient_norm <= self._tol
+
     def judge(self, reached: Tensor) -> Tensor:
         return self._trust
 
     def learn(self, before: State, trial: Trial, done: Numbers) -> Lesson:
         # Where pairs show no way down it is looked for without them, and then in Newton's direction.
         stuck = (trial.step == 0) & no(self._near) & no(done)
-        improvable = stuck & ((self._waited > 0) | (not self._renewed))
+        improvable = stuck & ((self._inverse is not None) | (not self._renewed) | self._is_small(before))
         self._waited = where(stuck, PATIENCE, self._waited)
-        self._renewed = some(stuck)
-        if self._renewed:
+        if some(stuck):
             self._pairs.forget()
+            if self._renewed:
+                self._newton.preconditioner.give_up()
+                self._inverse = None
+        self._renewed = some(stuck)
         if some(self._near):
             improvable = improvable | self._newton.adapt((trial.verdict > 0) | no(self._near))
         self._newton.last = (before, trial)
