@@ -1,4 +1,4 @@
-"""CPU time of solvers asked for by name: ours over scikit-learn's of the same name, over the small dense cells.
+"""CPU time of solvers by name: ours over that of scikit-learn of the same name, over small dense cells.
 
     python examples/benchmarks/by_name.py [--only REGEX] [--work W] [--repeats N] [--limit L] [--write]
 
