@@ -72,3 +72,10 @@ def test_a_looser_tolerance_reads_no_more_rows(solver, name, C):
         assert model.converged_
         read.append(model.history_["rows_read"].iloc[-1])
     assert (np.diff(read) >= 0).all(), read
+
+
+def test_outputs_that_moved_alike_before_a_matrix_was_made_do_not_keep_a_fit_from_its_end():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(150, 60))
+    y = (X @ rng.normal(size=(60, 10)) + rng.gumbel(size=(150, 10))).argmax(axis=1)
+    assert TorchLogisticClassifier(solver="newton-cg", C=0.3, max_iter=30).fit(X, y).converged_

@@ -208,7 +208,7 @@ class Preconditioner:
         n, m = objective.rows.n_rows, objective.n_parameters // objective.n_outputs
         possible = self._objective is not None and objective.n_problems == 1 and m <= most_columns
         possible &= looks_are_free(objective.rows.device)  # or the host would wait for each to be made
-        K = objective.n_outputs
+        self.is_possible, K = possible, objective.n_outputs
         cost = m * (1 + K * m / n) / (WAITING * K) if possible else np.inf
         # The first is made at once where it costs little. One that is not exact serves for a while.
         self._cost = max(cost, SERVES_EXACT if K == 1 else SERVES)
@@ -293,7 +293,15 @@ class NewtonCG(Directions):
         else:
             self.preconditioner.spend(solve.n_steps)
         self._last_steps = solve.n_steps
-        return solve.x
+        return self._centred(solve.x)
+
+    def _centred(self, direction: Tensor) -> Tensor:
+        """Without what a diagonal preconditioner adds to all outputs alike: `Factored` keeps it."""
+        K = self.objective.n_outputs
+        if K == 1 or not self.preconditioner.is_possible:
+            return direction
+        of_outputs = direction.view(len(direction), K, -1)
+        return (of_outputs - of_outputs.mean(dim=1, keepdim=True)).view(direction.shape)
 
     def may_end(self, state: State, direction: Tensor) -> Numbers:
         """Whether the decrement is as small as it is to be, and the step before went as predicted."""
