@@ -60,3 +60,12 @@ def test_lbfgs_reads_few_rows_where_columns_are_few(C):
     # Of an identity to start from it took 68 and 490 passes.
     assert model.history_["rows_read"].iloc[-1] <= 100 * len(data.y)
     assert np.isfinite(model.coef_).all()
+
+
+@pytest.mark.parametrize("C", [1e-2, 1.0, 1e2, 1e4])
+def test_a_looser_tolerance_reads_no_more_rows(C):
+    data, read = load("breast_cancer"), []
+    for tol in (1.0, 1e-1, 1e-2, 1e-4):
+        model = TorchLogisticClassifier(solver="lbfgs", C=C, tol=tol).fit(standardised(data.X), data.y)
+        read.append(model.history_["rows_read"].iloc[-1])
+    assert (np.diff(read) >= 0).all(), read

@@ -18,7 +18,9 @@ from torch_logreg._solvers.search import State, Trial, start
 from torch_logreg._solvers.secants import Compact
 from torch_logreg._solvers.stopping import Progress
 
-PATIENCE = 10  # updates with a small gradient, after which Newton's directions take over
+# Updates with a small gradient, after which Newton's directions take over, and what is small for that,
+# whatever `tol` asks for.
+PATIENCE, CRAWLING = 10, 1e-4
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class SecantDirections(Directions):
         direction = self._pairs.direction(gradient, of_gradient)
         self._trust = torch.zeros_like(state.value)
         self._near = self._is_small(state)
-        self._waited = self._waited + self._near
+        self._waited = self._waited + (self._near & (state.gradient_norm <= CRAWLING))
         if some(self._near):
             late = self._waited > PATIENCE
             self._near &= no(self._done) & (late | self._newton.may_end(state, direction))
