@@ -223,7 +223,7 @@ def test_a_newton_step_by_cholesky_reads_the_rows_twice(loss):
 def test_a_step_of_lbfgs_far_from_the_optimum_reads_the_rows_once(loss):
     objective = _objective(loss, _data(loss), [1.0], rows=CountedRows)
     passes = []
-    SOLVERS["lbfgs"].make(max_iter=3, tol=1e-9).minimize(
+    SOLVERS["lbfgs"].make(max_iter=3, tol=1e-9, factored_columns=0).minimize(
         objective, _zero(objective), lambda _: passes.append(objective.rows.passes)
     )
     assert np.diff(passes).tolist() == [1, 1]
@@ -394,6 +394,7 @@ def test_an_update_accepted_at_once_is_one_transfer_to_the_host(solver, monkeypa
     for name in ("cpu", "item", "tolist"):
         monkeypatch.setattr(torch.Tensor, name, counting(getattr(torch.Tensor, name)))
     # As on a device other than the CPU, where numbers are read one by one.
-    monkeypatch.setattr("torch_logreg._solvers.per_problem.looks_are_free", lambda device: False)
+    for file in ("per_problem", "conjugate_gradients", "secants"):
+        monkeypatch.setattr(f"torch_logreg._solvers.{file}.looks_are_free", lambda device: False)
     SOLVERS[solver].make(max_iter=3, tol=0.0).minimize(objective, _zero(objective), note)
     assert np.diff(at).tolist() == [1, 1]

@@ -16,7 +16,7 @@ from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.objective import LinearObjective
 from torch_logreg._linear.sparse_row_space import SparseRowSpace, sparse_row_space
 from torch_logreg._losses.losses import LOSSES
-from torch_logreg._solvers import conjugate_gradients
+from torch_logreg._solvers.conjugate_gradients import NewtonCG
 
 CLASSES = pytest.mark.parametrize("n_classes", [2, 3])
 INTERCEPTS = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])
@@ -145,12 +145,12 @@ def test_entries_in_any_order_and_in_parts_change_nothing():
 def test_steps_and_line_searches_make_no_products(monkeypatch):
     made = []
 
-    def counted(*given, solve=conjugate_gradients.conjugate_gradient):
-        solution = solve(*given)
-        made.append(solution[2] + 1)  # a product with K for each of its steps, and one to begin with
-        return solution
+    def counted(self, state, direction=NewtonCG.direction):
+        found = direction(self, state)
+        made.append(self._last_steps + 1)  # a product with K for each of its steps, and one to begin with
+        return found
 
-    monkeypatch.setattr(conjugate_gradients, "conjugate_gradient", counted)
+    monkeypatch.setattr(NewtonCG, "direction", counted)
     X, y = text(2)
     model = TorchLogisticClassifier().fit(X, y)
     assert len(made) == model.n_iter_[0] > 3

@@ -38,7 +38,7 @@ class Point(ABC):
 
     The matrix is the Hessian wherever the objective is a sum of losses at linear predictions. Nothing is
     read of the rows before it is asked for something, and what is found may be kept: who goes on from a
-    point hands it on, and never writes into its parameters. The last four methods spare a solver work and
+    point hands it on, and never writes into its parameters. The last five methods spare a solver work and
     change no optimum; here are their answers where nothing is known.
     """
 
@@ -70,6 +70,10 @@ class Point(ABC):
         so a Newton decrement by it is at least what it is by that. None if they are not few, or it is not
         known.
         """
+        return None
+
+    def distance(self, other: Point) -> Tensor | None:
+        """By how much raw predictions differ from those at `other`, (P,); None if that takes a pass."""
         return None
 
     def stretch(self, direction: Tensor) -> Tensor:

@@ -192,12 +192,12 @@ def _has_short_sparse_rows(shape: Shape) -> bool:
 # Outputs for each column from which the Fisher matrix is made of a block for each output: the fewer, the more
 # passes over the rows could be made in the time of that (thousand.py). And their numbers in all, at most:
 # 512 MB of float32.
-OUTPUTS_PER_COLUMN, BLOCK_NUMBERS = 0.25, 2**27
+OUTPUTS_PER_COLUMN, MATRICES_NUMBERS = 0.25, 2**27
 
 
 def _has_many_outputs(shape: Shape) -> bool:
     m, K = shape.n_columns, shape.n_outputs
-    many = K >= OUTPUTS_PER_COLUMN * m and K * m**2 <= BLOCK_NUMBERS and shape.n_rows >= m
+    many = K >= OUTPUTS_PER_COLUMN * m and K * m**2 <= MATRICES_NUMBERS and shape.n_rows >= m
     alone = shape.n_problems == 1 and shape.starts_at_zero and shape.has_penalty
     return many and alone and shape.is_dense and shape.n_parameters > CHOLESKY_PARAMETERS
 

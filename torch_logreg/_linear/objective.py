@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -101,6 +102,13 @@ class LinearPoint(Point):
             if self.design.keeps:
                 self._z[index] = z
         return z
+
+    def distance(self, other: Point) -> Tensor | None:
+        before = cast(LinearPoint, other)._z
+        if not before or before.keys() != self._z.keys():
+            return None
+        moved = [(z - before[index]).abs_().amax(dim=(1, 2)) for index, z in self._z.items()]
+        return self.design.rows.total(functools.reduce(torch.maximum, moved)).to(self.w.dtype)
 
     def value(self) -> Tensor:
         """F, (P,)."""

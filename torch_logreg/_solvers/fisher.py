@@ -13,8 +13,8 @@ from torch_logreg._contracts.objective import ByOutput, Factorable, Fisher, Matr
 from torch_logreg._runtime.devices import looks_are_free
 from torch_logreg._runtime.linalg import eigh
 from torch_logreg._solvers.conjugate_gradients import CG_ACCURACY, conjugate_gradient
-from torch_logreg._solvers.per_problem import Numbers, array, column, each, index, pick, some, where
-from torch_logreg._solvers.search import State, Trial
+from torch_logreg._solvers.per_problem import Numbers, array, column, each, every, index, pick, some, where
+from torch_logreg._solvers.search import State, Trial, provable
 
 NEARLY = 100.0  # times the decrease at which a fit ends: there its prediction must be accurate
 ROUNDING = 1e-12  # of its diagonal, added to a factor that nothing else makes regular
@@ -312,7 +312,7 @@ class SampledFisher(Metric):
     ) -> None:
         self.exact, self._sample = exact, sample
         self.enough = LONG if exact else np.inf
-        self._proves, self._decrease = False, NEARLY * (tol or 0.0) ** 2
+        self._proves, self._tol, self._decrease = False, tol or 0.0, provable(NEARLY * (tol or 0.0) ** 2)
         # All rows are no sample: directions in which they do not vary have no curvature but the penalty's.
         self._preconditioner = Kronecker(objective, sample, np.inf if exact else n_sampled)
         self._n_updates, self._last_steps = 0, 0
@@ -361,7 +361,10 @@ class SampledFisher(Metric):
         if moved.any():
             actual = array(before.objective - trial.state.objective)[moved] / predicted[moved]
             self._accuracy = float(np.clip(np.abs(actual - 1).max(), self.ACCURACY, self.FAR_ACCURACY))
-        self._proves = self.exact and bool((decrement / 2 <= self._decrease * before.objective).all())
+        small = (decrement / 2 <= self._decrease * before.objective) & (
+            trial.state.gradient_norm <= self._tol
+        )
+        self._proves = self.exact and every(small) and not some(trial.falls_on(before))
         self.belief = 0.1 if self._proves or not self.exact else 0.0
         if some(failed):
             self._accuracy, self._most = self.ACCURACY, 2 * self._most

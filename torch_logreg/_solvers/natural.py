@@ -84,6 +84,8 @@ class NaturalSGD(Solver[Curved]):
         The same up to which exact steps are made once there have been many.
     memory : int
         Secant pairs that correct a metric that is kept.
+    factored_columns : int
+        Columns up to which the metric "products" is preconditioned by a factorised matrix of them.
 
     References
     ----------
@@ -101,6 +103,7 @@ class NaturalSGD(Solver[Curved]):
     kept_work: int = 0
     late_work: int = 0
     memory: int = 10
+    factored_columns: int = 0
 
     def minimize(self, objective: Curved, w: Tensor, callback: Callback) -> Solution:
         progress, whole = Progress(objective, self.tol, self.max_iter, callback), objective.factorable()
@@ -108,7 +111,8 @@ class NaturalSGD(Solver[Curved]):
             self._check_room(whole)
         if whole is None or self.metric == "products":
             state = _with_products(objective, w, progress)
-            return progress.solution(iterate(NewtonCG(objective, self.tol), state, progress))
+            directions: Directions = NewtonCG(objective, self.tol, self.factored_columns)
+            return progress.solution(iterate(directions, state, progress))
         directions, state = self._in_metric(whole, w, progress)
         return progress.solution(iterate(directions, state, progress))
 

@@ -12,6 +12,8 @@ from torch_logreg._solvers.lbfgs import LBFGS
 from torch_logreg._solvers.natural import NaturalSGD
 from torch_logreg._solvers.sgd import SGD
 
+FACTORED_COLUMNS = 512  # of solvers by name, see `NewtonCG`: by_name.py
+
 
 class Need(NamedTuple):
     """A kind of objective, and what is said of one that is not of it."""
@@ -48,8 +50,10 @@ class Entry(NamedTuple):
 SOLVERS: dict[str, Entry] = {
     "natural-sgd": Entry(NaturalSGD, (CURVATURE,)),
     "newton-cholesky": Entry(partial(NaturalSGD, metric="cholesky", lazy=False), (CURVATURE, MATRIX)),
-    "newton-cg": Entry(partial(NaturalSGD, metric="products"), (CURVATURE,)),
-    "lbfgs": Entry(LBFGS, (CURVATURE,)),
+    "newton-cg": Entry(
+        partial(NaturalSGD, metric="products", factored_columns=FACTORED_COLUMNS), (CURVATURE,)
+    ),
+    "lbfgs": Entry(partial(LBFGS, factored_columns=FACTORED_COLUMNS), (CURVATURE,)),
     "sgd": Entry(SGD, (MINIBATCHES,)),
 }
 

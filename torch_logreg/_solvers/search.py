@@ -11,7 +11,18 @@ from torch import Tensor
 
 from torch_logreg._contracts.objective import Curved, Hints, Point
 from torch_logreg._contracts.solver import Evaluated
-from torch_logreg._solvers.per_problem import Numbers, column, each, every, index, pick, to_host, where
+from torch_logreg._solvers.per_problem import (
+    Numbers,
+    column,
+    each,
+    every,
+    index,
+    no,
+    pick,
+    some,
+    to_host,
+    where,
+)
 
 ARMIJO = 1e-4
 MAX_HALVINGS = 30
@@ -21,6 +32,9 @@ NOISE, TURNED = 64.0, 0.5
 # Of a step that had to be cut, lengths that are tried too: where classes are nearly separable dozens of such
 # steps follow one another, and half of a whole one is often far from the best.
 LENGTHS = (0.25, 0.5, 0.7, 1.4)
+# Of the slope along a whole step, which Newton's leaves 0: what is left where a fit may end. More is no harm
+# if all raw predictions move by so little that the curvature is the same where the step ends.
+FLATTENED, STILL = 0.1, 0.1
 # Of the slope along a whole step, what is left where twice its length is tried too, and so on: a quadratic
 # function leaves nothing, and exp(-z), what is left of losses where classes are nearly separable, 0.37.
 STEEP, LONGEST = 0.28, 64.0
@@ -80,6 +94,19 @@ def largest(gradient: Tensor) -> Tensor:
     return torch.linalg.vector_norm(gradient, torch.inf, dim=1)
 
 
+def least_decrease(tol: float | None, eps: float) -> float:
+    """The relative decrease that is to be seen: none below rounding can be, whatever `tol` asks for."""
+    return max((tol or 0.0) ** 2, 4 * eps)
+
+
+def provable(decrease: float) -> float:
+    """The relative decrease that a direction predicts, up to which it is worth solving for as a proof.
+
+    Far from the optimum a fit does not end, whatever `tol`: F goes on to fall where the step ends.
+    """
+    return min(decrease, STILL**2)
+
+
 class Trial(NamedTuple):
     """Where a line search ended."""
 
@@ -91,9 +118,24 @@ class Trial(NamedTuple):
     direction: Tensor  # (P, n_parameters), the whole step
     hints: Hints
 
-    def reach(self) -> Numbers:
-        """By how much the whole step moves a raw prediction at most."""
-        return to_host([self.hints.reach(self.direction)])[0]
+    def falls_on(self, before: State) -> Numbers:
+        """Whether F goes on to fall where the step from `before` ends, so that its decrement says too little.
+
+        A row of much leverage has all of the curvature along a direction while its loss vanishes, and
+        Newton's steps are as short as that takes; once it has, those of the other rows are long.
+        """
+        steep = (self.step > 1) | ((self.step == 1) & (self.left > FLATTENED * self.decrement))
+        # The curvature of the loss by a raw prediction is 1/4 at most, so its part of the decrement is that
+        # of the square of the largest move: a larger decrement need not be asked how far it goes.
+        short = steep & (self.decrement <= STILL**2)
+        return steep & (no(short) | (self.reach(before) > STILL)) if some(short) else steep
+
+    def reach(self, before: State) -> Numbers:
+        """By how much the whole step from `before`, made at least, moves a raw prediction at most."""
+        moved = self.state.at.distance(before.at)
+        if moved is None:
+            return to_host([self.hints.reach(self.direction)])[0]
+        return to_host([moved])[0] / where(self.step > 1, self.step, 1.0)
 
 
 def backtrack(

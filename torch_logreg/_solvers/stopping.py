@@ -13,25 +13,12 @@ from torch_logreg._contracts.objective import Batch, Curved
 from torch_logreg._contracts.solver import Callback, Iteration, Solution
 from torch_logreg._solvers.directions import Directions, Lesson
 from torch_logreg._solvers.per_problem import Numbers, array, each, every, index, no, pick, some, to_host
-from torch_logreg._solvers.search import State, Trial
+from torch_logreg._solvers.search import State, Trial, least_decrease
 
-# Of the slope along a whole step, which Newton's leaves 0: what is left where a fit may end. More is no harm
-# if all raw predictions move by so little that the curvature is the same where the step ends.
-FLATTENED, STILL = 0.1, 0.1
 LEAVE = 0.25  # of the problems in a batch: once so many are done it goes on without them
 LEAVE_NUMBERS = 2**12  # raw predictions of all problems, below which it does not pay
 BATCH_ACCURACY = 1.0  # of what sampling alone leaves of the decrement
 BATCH_UPDATES = 25  # at most, on one sample of the rows
-
-
-def _falls_on(trial: Trial) -> Numbers:
-    """Whether the objective goes on to fall where the step ends, so that its decrement says too little.
-
-    A row of much leverage has all of the curvature along a direction while its loss vanishes, and Newton's
-    steps are as short as that takes; once it has, those of the other rows are long.
-    """
-    steep = (trial.step > 1) | ((trial.step == 1) & (trial.left > FLATTENED * trial.decrement))
-    return steep & (trial.reach() > STILL) if some(steep) else steep
 
 
 class Rule(ABC):
@@ -80,8 +67,7 @@ class Progress(Rule):
         eps, n_problems = objective.eps, objective.n_problems
         self._tol, self._max_iter, self._callback = tol, max_iter, callback
         self._reads = objective.rows.reads
-        # A decrease below rounding cannot be seen, whatever tol asks for.
-        self._decrease, self._vanished = max((tol or 0.0) ** 2, 4 * eps), eps**2
+        self._decrease, self._vanished = least_decrease(tol, eps), eps**2
         self._reasons, self._n_iter = [""] * n_problems, np.zeros(n_problems, dtype=np.int32)
         self._updates = 0
         self.done, self.finished, self.at_start = each(False, n_problems), not max_iter, True
@@ -101,7 +87,7 @@ class Progress(Rule):
             vanished = before.objective <= self._vanished
             solved = (lesson.trust > 0) & self._is_solved(before, trial.decrement, lesson.trust)
             if some(solved) and some(solved & no(self.done)):
-                solved &= no(_falls_on(trial))
+                solved &= no(trial.falls_on(before))
             stuck = (trial.step == 0) & no(lesson.improvable)
             if some(vanished | solved | stuck):
                 self._conclude(vanished, "separation")
