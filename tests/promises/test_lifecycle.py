@@ -159,7 +159,7 @@ def test_a_fault_of_a_module_or_a_criterion_leaves_all_as_it_was(where, kind):
     assert_array_equal(y, labels)
 
 
-# Two steps, and those that failed: "lbfgs" looks for a way down without its pairs, and with Newton's direction.
+# Two steps, and those that failed: "lbfgs" then tries without its pairs, and by Newton's direction.
 @pytest.mark.parametrize(
     ("solver", "n_iter"), [("natural-sgd", 3), ("newton-cholesky", 3), ("newton-cg", 3), ("lbfgs", 5)]
 )
