@@ -21,7 +21,7 @@ from helpers.datasets import load, standardised
 from helpers.work import coefficients
 from torch_logreg import TorchLogisticClassifier
 from torch_logreg._fit import predictor
-from torch_logreg._runtime import threads
+from torch_logreg._runtime import crowding, threads
 
 DATA = load("breast_cancer")
 X, y = standardised(DATA.X[:, :6]), DATA.y
@@ -135,6 +135,8 @@ def two_threads() -> Iterator[None]:
 @pytest.mark.parametrize("others", [False, True])
 def test_small_work_is_done_by_one_thread_and_other_threads_keep_theirs(others, two_threads, monkeypatch):
     """In a notebook other threads live always."""
+    monkeypatch.setattr(crowding, "busy_elsewhere", lambda: 0)
+    monkeypatch.setattr(crowding, "CREW", crowding.Crew(2, lambda: 0))
     seen = []
     solve, predict = TorchLogisticClassifier._solve, predictor.by_chunks
 
@@ -170,7 +172,7 @@ def test_without_openmp_small_work_is_done_by_one_thread_unless_another_could_ta
 ):
     monkeypatch.setattr(threads, "_limits", list)
     monkeypatch.setattr(threading, "active_count", lambda: 1 + others)
-    with threads.one_thread_for(1):
+    with threads.threads_for(1):
         assert torch.get_num_threads() == (2 if others else 1)
     assert torch.get_num_threads() == 2
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch_logreg._contracts.rows import Block, Drawable, Gatherable, Matrix, Reads, Sample
 from torch_logreg._data.products import HALF, upcast, upcast_rows
 from torch_logreg._data.sparse import row_slices, sparse_matrices, sparse_matrix, without_duplicates
+from torch_logreg._runtime.crowding import look
 from torch_logreg._runtime.devices import looks_are_free
 from torch_logreg._runtime.limits import limits_of
 
@@ -116,6 +117,7 @@ class ArrayRows(Drawable, Gatherable):
             blocks = _upcast_in_turn(self._X, self._blocks)
         for block in blocks:
             self.rows_read += len(block.target)
+            look()
             yield block
 
     def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
@@ -137,6 +139,7 @@ class ArrayRows(Drawable, Gatherable):
                 blocks = (self._block(part) for part in rows.split(batch_size))
             for block in blocks:
                 self.rows_read += len(block.target)
+                look()
                 yield block
 
     def whole(self) -> Block:

@@ -42,7 +42,7 @@ from torch_logreg._inspection import Separation, separation_of
 from torch_logreg._losses.criteria import is_cross_entropy, weights_of_classes
 from torch_logreg._runtime.devices import resolve_device
 from torch_logreg._runtime.surroundings import undisturbed, with_plain_defaults
-from torch_logreg._runtime.threads import one_thread_for
+from torch_logreg._runtime.threads import threads_for
 from torch_logreg._selection.holdout import EarlyStopping, hold_out
 from torch_logreg._solvers.registry import SOLVERS, make_solver
 
@@ -377,7 +377,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             work = np.inf if self._is_module() else work_of(data)
             device = resolve_device(self.device, data.X)
             defaults = with_plain_defaults(device) if self._is_module() else nullcontext()
-            with undisturbed(device), defaults, self._without_autograd(device), one_thread_for(work):
+            with undisturbed(device), defaults, self._without_autograd(device), threads_for(work):
                 fitted = self._solve(data, forward, initial)
             separated = self._separation(data, fitted)
             for name in ("coef_", "intercept_", "_module", "_link"):

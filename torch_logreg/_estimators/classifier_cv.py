@@ -37,10 +37,12 @@ from torch_logreg._data.tensors import numpy_dtype
 from torch_logreg._estimators.callbacks import HISTORY, Forward, scaled
 from torch_logreg._estimators.classifier import TorchLogisticClassifier
 from torch_logreg._estimators.fitting import finite_tol, guarded, sampling_seed_of, without_autograd
+from torch_logreg._fit.linear import work_of
 from torch_logreg._inspection import Separation, separation_of
 from torch_logreg._runtime.devices import resolve_device
 from torch_logreg._runtime.out_of_memory import check_room
 from torch_logreg._runtime.surroundings import undisturbed
+from torch_logreg._runtime.threads import threads_for
 from torch_logreg._selection.choice import choose, results
 from torch_logreg._selection.folds import Fold, fold_counts, folds_of, without_silent
 from torch_logreg._selection.path import Path, PathSolver, solve_present
@@ -307,7 +309,8 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             Cs = self._values(data)
             forward = Forward(self, X, y, None if sample_weight is None else {"sample_weight": sample_weight})
             device = resolve_device(self.device, data.X)
-            with undisturbed(device), without_autograd(device):
+            work = work_of(data) * len(Cs)
+            with undisturbed(device), without_autograd(device), threads_for(work):
                 fitted = self._choose(data, np.asarray(on_host(y)).reshape(-1), weights, Cs, routed, forward)
             self.__dict__.update(fitted)
             forward.close()

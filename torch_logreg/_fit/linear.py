@@ -14,7 +14,7 @@ from torch_logreg._checks.data import TrainingData
 from torch_logreg._contracts.rows import Block
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.tensors import float_dtype, to_tensor
-from torch_logreg._fit.plan import Method, Plan, Shape, as_dense, is_best_dense, plan_of
+from torch_logreg._fit.plan import HELD_STORED, Method, Plan, Shape, as_dense, is_best_dense, plan_of
 from torch_logreg._fit.predictor import Linear, Raw
 from torch_logreg._fit.present import Present
 from torch_logreg._fit.problem import Problem, make_rows
@@ -40,10 +40,14 @@ NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 def work_of(data: TrainingData) -> int:
-    """Multiplications for a Fisher matrix of the linear model."""
-    n_rows, n_features = data.X.shape
+    """Multiplications in the largest products of a fit: for a matrix of the columns or of the rows."""
+    n_rows, n_columns = data.X.shape[0], data.X.shape[1] + 1
     n_outputs = 1 if len(data.classes) == 2 else len(data.classes)
-    return n_rows * (n_outputs * (n_features + 1)) ** 2
+    less = min(n_rows, n_columns)
+    stored = getattr(data.X, "nnz", None)
+    if stored is not None and stored * n_outputs <= HELD_STORED:
+        return max(stored, n_columns) * n_outputs  # which one thread multiplies with anyway
+    return max(n_rows * n_columns * less + less**3, n_rows * n_columns * n_outputs)
 
 
 def linear_problem(

@@ -21,7 +21,7 @@ from torch_logreg._losses.links import Link, LogitLink, class_major
 from torch_logreg._modules.predictor import ModulePredictor
 from torch_logreg._runtime.devices import supports_float64
 from torch_logreg._runtime.limits import limits_of
-from torch_logreg._runtime.threads import one_thread_for
+from torch_logreg._runtime.threads import threads_for
 
 LINEAR_LINK = LogitLink()
 
@@ -86,7 +86,7 @@ def linear_predictions(
     step = chunk_rows(X, len(coef), device)
     if min(X.shape[0], len(coef)) == 1:  # MKL makes small products with a vector on one thread by itself
         return by_chunks(X, step, of_chunk)
-    with one_thread_for(X.shape[0] * coef.size):
+    with threads_for(X.shape[0] * coef.size):
         return by_chunks(X, step, of_chunk)
 
 

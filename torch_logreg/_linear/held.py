@@ -18,6 +18,7 @@ from torch_logreg._linear.design import Columns, OfOutputs, OfRows, Part
 from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.moments import Gram, Moments
 from torch_logreg._losses.penalties import L2Penalty
+from torch_logreg._runtime.crowding import look
 from torch_logreg._runtime.limits import limits_of
 
 # From so many matrices on, products of columns are held, where they are few numbers: half the work.
@@ -67,6 +68,7 @@ class Held(Columns):
 
     def parts(self) -> tuple[Part]:
         self._reads.n_rows += self.n_rows
+        look()
         return (self.part,)
 
     def expand(self, w: Tensor, every: int = 1) -> Tensor:

@@ -18,6 +18,7 @@ from torch_logreg._linear.design import OfRows, Part
 from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.moments import Moments, moments
 from torch_logreg._linear.streamed import Streamed
+from torch_logreg._runtime.crowding import look
 
 # A mean, in standard deviations, up to which sums over a column are centred once they are made.
 NEAR = 2.0**10
@@ -70,6 +71,7 @@ class HeldSparse(Streamed):
 
     def parts(self) -> tuple[Part]:
         self.rows.reads.n_rows += self.rows.n_rows
+        look()
         return (self._part,)
 
     def expand(self, w: Tensor, every: int = 1) -> tuple[Tensor, Tensor | None]:

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from threadpoolctl import ThreadpoolController
 
+from torch_logreg._runtime.crowding import as_many_as_are_free
+
 _IMPORTED_IN = os.getpid()
 _NOTHING = nullcontext()
 SMALL_WORK = 2**22  # multiplications in one product: less than a millisecond of one core
@@ -27,14 +29,14 @@ def safe_after_fork() -> AbstractContextManager[None]:
     return _NOTHING if os.getpid() == _IMPORTED_IN else _one_thread(torch.get_num_threads())
 
 
-def one_thread_for(work: float) -> AbstractContextManager[None]:
-    """Compute with one thread where a product is of few multiplications, `work`.
+def threads_for(work: float) -> AbstractContextManager[None]:
+    """Compute with one thread where products are of few multiplications, `work`, else with all that are free.
 
     MKL gives each product of matrices to all threads, however small, and on a busy machine every one then
     waits for its turn on the other cores: milliseconds, for microseconds of arithmetic.
     """
     if work > SMALL_WORK:
-        return _NOTHING
+        return as_many_as_are_free(_limits())
     n_threads = torch.get_num_threads()  # which also makes a thread new to torch take over the number
     if n_threads == 1:
         return _NOTHING
