@@ -44,7 +44,7 @@ SPACES = ((100, 2_000), (300, 2_000), (300, 10_000), (600, 10_000), (1_000, 4_00
 def columns_only() -> Iterator[None]:
     with (
         patch("torch_logreg._fit.plan.MOST_ROWS", 0),
-        patch("torch_logreg._fit.plan.COLUMNS_FOR_A_SPARSE_ROW", np.inf),
+        patch("torch_logreg._fit.plan.MOST_STORED", 0),
     ):
         yield
 

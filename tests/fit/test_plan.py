@@ -115,18 +115,22 @@ def test_more_columns_never_lead_out_of_the_rows_space_but_where_the_metric_chan
 
 
 def test_sizes_at_which_the_space_of_sparse_rows_begins():
-    n = plan.MOST_ROWS + 1
-    at = Shape(n, plan.COLUMNS_FOR_A_SPARSE_ROW * n, n_stored=plan.MOST_STORED)
+    at = Shape(3000, 100_000, n_stored=10**5)
     assert plan_of(at).design == "sparse rows"
     for other in (
-        replace(at, n_rows=n - 1),
-        replace(at, n_features=at.n_features - 1),
-        replace(at, n_stored=at.n_stored + 1),
+        replace(at, n_features=20_000),
+        replace(at, n_stored=plan.MOST_STORED + 1, n_features=10**6),
         replace(at, method="full"),
         replace(at, starts_at_zero=False),
         replace(at, has_penalty=False),
+        replace(at, by_columns=True),
+        replace(at, n_problems=2),
     ):
-        assert plan_of(other).design == "columns"
+        assert plan_of(other).design in ("columns", "held sparse columns")
+    # Of several outputs vectors are that much longer.
+    assert plan_of(replace(at, n_features=20_000, n_outputs=20)).design == "sparse rows"
+    assert plan_of(Shape(300, 20_000, 20, n_stored=30_000)).design == "sparse rows"
+    assert plan_of(Shape(100, 20_000, n_stored=3_000)).design == "rows"  # made at once of so few
 
 
 def test_columns_are_held_up_to_a_number_of_them_and_with_several_outputs_of_rows():
@@ -150,7 +154,7 @@ def test_sparse_rows_of_few_columns_are_made_dense_where_that_takes_less():
 
 
 def test_the_rows_space_pays_for_more_problems_where_it_does_not_for_one():
-    shape = Shape(300, 1000, 3, n_stored=3000)
+    shape = Shape(200, 3000, n_stored=6000)
     assert plan_of(shape).design == "held sparse columns"
     assert plan_of(replace(shape, n_problems=25)).design == "rows"
     assert plan_of(replace(shape, n_problems=25, by_columns=True)).design == "held sparse columns"

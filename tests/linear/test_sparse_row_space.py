@@ -23,7 +23,7 @@ INTERCEPTS = pytest.mark.parametrize("fit_intercept", [True, False], ids=["inter
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
 
-def text(n_classes: int, n: int = 1_100, d: int = 22_050) -> tuple[scipy.sparse.csr_array, np.ndarray]:
+def text(n_classes: int, n: int = 1_100, d: int = 44_100) -> tuple[scipy.sparse.csr_array, np.ndarray]:
     """Rows of about 12 numbers in columns of which few are frequent, many of one row alone, some of none."""
     rng = np.random.default_rng(0)
     indptr = np.concatenate([[0], rng.poisson(12, size=n).clip(1).cumsum()])
@@ -113,7 +113,7 @@ def test_it_is_the_optimum_of_the_columns(n_classes, monkeypatch):
     weights = np.random.default_rng(1).integers(0, 3, size=len(y)).astype(float)
     weights[:n_classes] = 1.0
     there = TorchLogisticClassifier(tol=1e-8).fit(X, y, weights)
-    monkeypatch.setattr("torch_logreg._fit.plan.COLUMNS_FOR_A_SPARSE_ROW", 10**6)
+    monkeypatch.setattr("torch_logreg._fit.plan.MOST_STORED", 0)
     elsewhere = TorchLogisticClassifier(tol=1e-8).fit(X, y, weights)
     assert there.loss_curve_[1] != elsewhere.loss_curve_[1]
     np.testing.assert_allclose(there.coef_, elsewhere.coef_, rtol=0, atol=1e-7)

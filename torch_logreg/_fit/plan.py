@@ -39,8 +39,9 @@ class Shape:
         Whether the first coefficients are 0, and whether every C is finite.
     by_columns : bool
         Whether the space of the rows is ruled out.
-    is_orthogonal : bool
-        Whether columns are, as those of the rows' space.
+    is_orthogonal, is_flat : bool
+        Whether columns are, as those of the rows' space, or have a spectrum that falls as little as that of
+        sparse ones.
     """
 
     n_rows: int
@@ -55,6 +56,7 @@ class Shape:
     has_penalty: bool = True
     by_columns: bool = False
     is_orthogonal: bool = False
+    is_flat: bool = False
 
     @property
     def is_dense(self) -> bool:
@@ -92,7 +94,7 @@ def choose(table: tuple[Crossover, ...], shape: Shape) -> str:
 
 # Rows in whose space a problem is solved, at most: an eigendecomposition of their inner products takes memory
 # too. Those of sparse rows are never made, only multiplied with, by one thread.
-MOST_ROWS, MOST_STORED, COLUMNS_FOR_A_SPARSE_ROW = 1024, 2**20, 20
+MOST_ROWS, MOST_STORED = 1024, 2**20
 # Numbers in X up to which its scaled columns are held, and rows where there are several outputs.
 HELD_NUMBERS, HELD_SOFTMAX_ROWS = 2**20, 5_000
 HELD_STORED = 2**19  # numbers of sparse rows for all outputs, up to which they are held with scaled columns
@@ -107,11 +109,12 @@ def _is_held(shape: Shape) -> bool:
 # A fit in multiplications, by crossovers.py and shapes.py: updates, and steps of conjugate gradients in each,
 # or where columns are orthogonal. An eigendecomposition takes so many by the cube of its size; one of a
 # product with X, which waits for memory, takes the time of several.
-UPDATES, STEPS, FEW_STEPS, EIGEN, WAITING = 10, 20, 5, 15, 10
+UPDATES, STEPS, FLAT_STEPS, FEW_STEPS, EIGEN, WAITING = 10, 20, 6, 5, 15, 10
 WAITING_FOR_CACHE, CACHED = 3, 2**17  # where X is no more numbers than these
 STEP_WORK, SPARSE_WORK = 2**20, 2**21  # what a step takes however few numbers there are, dense or sparse
 SPARSE_SQUARE = 64  # as long as so many takes one of two numbers of sparse columns
 PRECONDITIONED = 0.25  # the part of the steps that are left with the factors
+LONGER = 0.25  # of products with sparse rows and back, by which they take longer in the rows' space
 FALLING = 3  # times the steps, where the spectrum of dense columns falls, at which factors take as long
 VECTORS = 100  # operations with vectors in a step, by the time of multiplications
 SPACE_WORK = 2**23  # in the time of so many the rows' space is made, however few rows there are
@@ -141,7 +144,8 @@ def products_work(shape: Shape) -> float:
     stored, fixed = (n * m, STEP_WORK) if shape.is_dense else (shape.n_stored, SPARSE_WORK)
     waiting = WAITING_FOR_CACHE if shape.is_dense and stored <= CACHED else WAITING
     step = VECTORS * K * m + 2 * waiting * stored * K + fixed / shape.n_problems
-    return UPDATES * (FEW_STEPS if shape.is_orthogonal else STEPS) * step
+    flat = shape.is_flat or not shape.is_dense
+    return UPDATES * (FEW_STEPS if shape.is_orthogonal else FLAT_STEPS if flat else STEPS) * step
 
 
 def columns_work(shape: Shape) -> float:
@@ -165,6 +169,8 @@ def _has_short_rows(shape: Shape) -> bool:
     if n > MOST_ROWS or m <= n or shape.by_columns:
         return False
     here = columns_work(as_dense(shape) if is_best_dense(shape) else shape)
+    if _has_short_sparse_rows(shape):
+        here = min(here, products_work(replace(shape, n_features=2 * n)))
     there = replace(as_dense(shape, n), is_orthogonal=True, by_columns=True)
     return _space_work(shape) + P * columns_work(there) <= P * here
 
@@ -172,7 +178,7 @@ def _has_short_rows(shape: Shape) -> bool:
 def as_dense(shape: Shape, n_features: int | None = None) -> Shape:
     """The same with dense rows, and where `n_features` is given of so many columns."""
     d = shape.n_features if n_features is None else n_features
-    return replace(shape, n_features=d, n_stored=-1)
+    return replace(shape, n_features=d, n_stored=-1, is_flat=not shape.is_dense)
 
 
 def is_best_dense(shape: Shape) -> bool:
@@ -183,10 +189,12 @@ def is_best_dense(shape: Shape) -> bool:
 
 
 def _has_short_sparse_rows(shape: Shape) -> bool:
-    wide = shape.n_rows > MOST_ROWS and shape.n_features >= COLUMNS_FOR_A_SPARSE_ROW * shape.n_rows
-    few = 0 <= shape.n_stored <= MOST_STORED
-    known = shape.starts_at_zero and shape.has_penalty and not shape.by_columns
-    return wide and few and shape.method == "growing" and known
+    """Whether vectors of two numbers a row save so much that products may take longer."""
+    known = shape.starts_at_zero and shape.has_penalty and not shape.by_columns and shape.n_problems == 1
+    if not known or shape.method != "growing" or not 0 <= shape.n_stored <= MOST_STORED:
+        return False
+    saved = VECTORS * shape.n_outputs * (shape.n_columns - 2 * shape.n_rows)
+    return saved >= SPARSE_WORK + LONGER * 2 * WAITING * shape.n_stored * shape.n_outputs
 
 
 # Outputs for each column from which the Fisher matrix is made of a block for each output: the fewer, the more
@@ -283,10 +291,10 @@ def _is_small(shape: Shape) -> bool:
 
 def _is_quick_by_products(shape: Shape) -> bool:
     """Whether products take less than matrices; of dense rows with a margin, for spectra may fall."""
-    if shape.is_dense and shape.n_outputs == 1 and not shape.is_orthogonal:
+    if shape.is_dense and shape.n_outputs == 1 and not (shape.is_orthogonal or shape.is_flat):
         return False
     products = products_work(shape)
-    if shape.is_dense and not shape.is_orthogonal:
+    if shape.is_dense and not (shape.is_orthogonal or shape.is_flat):
         products *= FALLING
     if _is_small(shape):
         return products <= _cholesky_work(shape)

@@ -172,7 +172,8 @@ def hold_sparse(rows: ArrayRows | FoldRows, model: LinearModel) -> Streamed:
 
 
 def _moments(rows: ArrayRows | FoldRows, few: Few, shares: Tensor, model: LinearModel) -> Moments:
-    center, squares = few.rmatmul(shares)[0], few.with_values(few.rows.data**2).rmatmul(shares)[0]
+    with np.errstate(over="ignore", invalid="ignore"):  # which is seen to here
+        center, squares = few.rmatmul(shares)[0], few.with_values(few.rows.data**2).rmatmul(shares)[0]
     rows.rows_read += rows.n_rows
     rows.check_finite(squares)
     if not model.fit_intercept:
