@@ -115,7 +115,7 @@ STEP_WORK, SPARSE_WORK = 2**20, 2**21  # what a step takes however few numbers t
 SPARSE_SQUARE = 64  # as long as so many takes one of two numbers of sparse columns
 PRECONDITIONED = 0.25  # the part of the steps that are left with the factors
 LONGER = 0.25  # of products with sparse rows and back, by which they take longer in the rows' space
-FALLING = 3  # times the steps, where the spectrum of dense columns falls, at which factors take as long
+FALLING = 1.2  # times the steps, in the mean over spectra, flat ones and such as fall
 VECTORS = 100  # operations with vectors in a step, by the time of multiplications
 SPACE_WORK = 2**23  # in the time of so many the rows' space is made, however few rows there are
 
@@ -301,8 +301,21 @@ def _is_quick_by_products(shape: Shape) -> bool:
     return shape.is_orthogonal or (1 - PRECONDITIONED) * products <= _factors_work(shape)
 
 
+# Columns from which, and rows for each of them up to which, a factorisation takes so long next to products
+# that it is made once these have shown to take as long: with a flat spectrum they never do.
+WAITED_COLUMNS, WAITED_ROWS = 200, 2
+
+
+def _waits_for_matrix(shape: Shape) -> bool:
+    """Whether one problem of two classes starts with products, whatever its spectrum."""
+    n, m = shape.n_rows, shape.n_columns
+    wide = WAITED_COLUMNS <= m <= CHOLESKY_PARAMETERS and n <= WAITED_ROWS * m
+    return wide and shape.is_dense and shape.n_outputs == shape.n_problems == 1
+
+
 METRICS = (
     Crossover("products", _is_quick_by_products, "shapes.py"),
+    Crossover("products", _waits_for_matrix, "shapes.py"),
     Crossover("cholesky", _is_small, "crossovers.py"),
     Crossover(
         "products", lambda s: s.n_outputs == 1 or s.n_columns > FACTOR_PARAMETERS, "crossovers.py, wide.py"
@@ -385,4 +398,6 @@ def natural_settings(objective: Curved) -> dict[str, Any]:
         is_orthogonal=objective.is_orthogonal,
     )
     late = LATE_WORK if objective.n_parameters <= CHOLESKY_PARAMETERS else 0
-    return {"metric": metric_of(shape, samples), "kept_work": KEPT_WORK, "late_work": late}
+    factored = CHOLESKY_PARAMETERS if _waits_for_matrix(shape) else 0
+    metric = metric_of(shape, samples)
+    return {"metric": metric, "kept_work": KEPT_WORK, "late_work": late, "factored_columns": factored}
