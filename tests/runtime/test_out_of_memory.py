@@ -97,6 +97,19 @@ def test_a_factorising_cv_solves_as_few_problems_at_once_as_its_matrices_allow(m
     assert [len(folds) for folds in solved] == [2, 2]  # and vectors
 
 
+def test_predictions_that_are_kept_of_sparse_rows_count_for_a_batch(monkeypatch):
+    solved, on_folds = [], PathSolver._on_folds
+    monkeypatch.setattr(
+        PathSolver, "_on_folds", lambda self, *args: solved.append(len(args[3])) or on_folds(self, *args)
+    )
+    n = 40_000
+    texts = scipy.sparse.random_array((n, 3_000), density=1e-3, format="csr", rng=rng)
+    kept = 3 * 10 * 8 * n  # of three problems, where the coefficients of one are a quarter of that
+    chooser = TorchLogisticClassifierCV(Cs=[0.01], cv=4, tol=1e-1, max_batch_memory=SCRATCH + kept)
+    chooser.fit(texts, np.arange(n) % 2)
+    assert solved == [2, 2]
+
+
 @pytest.mark.parametrize("solver", ["auto", "newton-cg", "lbfgs"])
 def test_columns_of_which_no_matrix_is_made_are_not_counted_for_one(solver, monkeypatch):
     monkeypatch.setattr(out_of_memory, "device_memory", lambda device: 2e9)

@@ -194,7 +194,8 @@ class PathSolver:
         m = d + self.fit_intercept
         p = self.K * m
         vectors = p * (2 * NaturalSGD.memory * self.dtype.itemsize + 12 * self.exact.itemsize)
-        held = has_own_metrics(self._shape(1))
+        shape = self._shape(1)
+        held = has_own_metrics(shape) or choose(DESIGNS, shape) == "held sparse columns"
         return vectors + self._matrix_bytes() + (10 * self.exact.itemsize * n_rows * self.K if held else 0)
 
     def _matrix_bytes(self) -> int:
