@@ -47,6 +47,11 @@ def _as_writeable(array: np.ndarray) -> np.ndarray:
     return np.asarray(_Memory(array))
 
 
+def n_stored(X: Features) -> int:
+    """Numbers that sparse X holds; -1 for dense X, as of `Rows`."""
+    return int(X.nnz) if scipy.sparse.issparse(X) else -1
+
+
 def features_to(X: Features, device: torch.device, dtype: torch.dtype) -> Tensor | scipy.sparse.csr_array:
     """X on `device`, in `dtype` but for tensors of 16 bits, which `products` upcasts; CSR stays scipy's."""
     if isinstance(X, Tensor):

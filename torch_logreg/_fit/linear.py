@@ -13,7 +13,7 @@ from torch import Tensor
 from torch_logreg._checks.data import TrainingData
 from torch_logreg._contracts.rows import Block
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._data.tensors import float_dtype, to_tensor
+from torch_logreg._data.tensors import float_dtype, n_stored, to_tensor
 from torch_logreg._fit.plan import HELD_STORED, Method, Plan, Shape, as_dense, is_best_dense, plan_of
 from torch_logreg._fit.predictor import Linear, Raw
 from torch_logreg._fit.present import Present
@@ -44,8 +44,8 @@ def work_of(data: TrainingData) -> int:
     n_rows, n_columns = data.X.shape[0], data.X.shape[1] + 1
     n_outputs = 1 if len(data.classes) == 2 else len(data.classes)
     less = min(n_rows, n_columns)
-    stored = getattr(data.X, "nnz", None)
-    if stored is not None and stored * n_outputs <= HELD_STORED:
+    stored = n_stored(data.X)
+    if 0 <= stored * n_outputs <= HELD_STORED:
         return max(stored, n_columns) * n_outputs  # which one thread multiplies with anyway
     return max(n_rows * n_columns * less + less**3, n_rows * n_columns * n_outputs)
 
