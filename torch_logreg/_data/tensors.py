@@ -49,7 +49,7 @@ def _as_writeable(array: np.ndarray) -> np.ndarray:
 
 def n_stored(X: Features) -> int:
     """Numbers that sparse X holds; -1 for dense X, as of `Rows`."""
-    return int(X.nnz) if scipy.sparse.issparse(X) else -1
+    return -1 if isinstance(X, np.ndarray | Tensor) else int(X.nnz)
 
 
 def features_to(X: Features, device: torch.device, dtype: torch.dtype) -> Tensor | scipy.sparse.csr_array:
