@@ -140,7 +140,7 @@ def test_part_of_a_larger_array_is_multiplied_in_parts_like_any_other():
 @dtypes
 @pytest.mark.parametrize("chunk", [1, 40, 2**21])
 def test_rmatmul_deviation_is_that_of_numpy(kind, dtype, chunk, limits):
-    limits(chunk_numbers=chunk, exact_stored=chunk)
+    limits(centred_numbers=chunk, exact_stored=chunk)
     X, residual, other = _data(dtype)
     residual, center = np.abs(residual), other[0].astype(float)
     arguments = KINDS[kind](X), torch.from_numpy(residual), torch.from_numpy(center)

@@ -184,7 +184,10 @@ def test_a_sample_is_solved_where_labels_tell_enough():
 
 
 def test_the_metric_goes_from_a_factorisation_to_products_at_a_number_of_parameters():
-    assert metric_of(Shape(10**6, 1023), "none") == "cholesky"
+    assert metric_of(Shape(10**6, 198), "none") == "cholesky"
+    assert (
+        metric_of(Shape(10**4, 199), "none") == "products"
+    )  # and a factorisation once they have paid for it
     assert metric_of(Shape(10**6, 1024), "none") == "products"
     assert metric_of(Shape(100, 100, 3), "none") == "cholesky"
     assert metric_of(Shape(10**4, 100, 3), "none") == "exact"
@@ -212,7 +215,7 @@ def test_sparse_rows_that_store_little_are_only_multiplied_with(n, d, n_outputs,
 
 def test_columns_of_the_rows_space_are_solved_by_products_where_a_matrix_is_no_small_one():
     assert metric_of(Shape(300, 300, 1, is_orthogonal=True), "none") == "products"
-    assert metric_of(Shape(3000, 300, 1), "none") == "cholesky"  # whose spectrum may fall
+    assert metric_of(Shape(3000, 190, 1), "none") == "cholesky"  # whose spectrum may fall
     assert metric_of(Shape(30, 30, 1, is_orthogonal=True), "none") == "cholesky"
     many = Shape(100, 100, 20, is_orthogonal=True, n_problems=25)
     assert metric_of(many, "none") == shared_metric_of(many) == "products" and has_own_metrics(many)

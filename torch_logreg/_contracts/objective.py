@@ -38,7 +38,7 @@ class Point(ABC):
 
     The matrix is the Hessian wherever the objective is a sum of losses at linear predictions. Nothing is
     read of the rows before it is asked for something, and what is found may be kept: who goes on from a
-    point hands it on, and never writes into its parameters. The last five methods spare a solver work and
+    point hands it on, and never writes into its parameters. The last six methods spare a solver work and
     change no optimum; here are their answers where nothing is known.
     """
 
@@ -51,6 +51,10 @@ class Point(ABC):
     @abstractmethod
     def product(self, v: Tensor) -> Tensor:
         """The matrix times `v`, both (P, n_parameters)."""
+
+    def quick_product(self, v: Tensor) -> Tensor:
+        """The same as accurately as the rows are given, which may take less time; `v` is of about 1."""
+        return self.product(v)
 
     def diagonal(self) -> Tensor | None:
         """The diagonal of the matrix, (P, n_parameters); None where `Hints.natural` is worth more."""

@@ -92,9 +92,10 @@ def _whole_parts(X: Tensor, n_outputs: int) -> int:
     """How many rows are better multiplied in parts of `SUB_ROWS`: a multiple of these, or 0.
 
     A matrix times a few vectors runs on one thread in some BLAS libraries, and half as fast as memory
-    allows; a batch of such products runs on all.
+    allows; a batch of such products runs on all. Where there is one thread it takes twice as long.
     """
-    if n_outputs > FEW_OUTPUTS or X.shape[0] < 4 * SUB_ROWS or X.device.type != "cpu":
+    few = n_outputs > FEW_OUTPUTS or X.shape[0] < 4 * SUB_ROWS
+    if few or X.device.type != "cpu" or torch.get_num_threads() == 1:
         return 0
     return X.shape[0] - X.shape[0] % SUB_ROWS
 
@@ -118,7 +119,7 @@ def rmatmul_deviation(X: Matrix, residual: Tensor, center: Tensor, *powers: int)
     if isinstance(X, Sparse):
         return sparse.weighted_sums(X, residual, center, powers)
     residual = residual.to(center.dtype)
-    step = max(1, limits_of(X.device).chunk_numbers // X.shape[1])
+    step = max(1, limits_of(X.device).centred_numbers // X.shape[1])
     shape = (len(residual), X.shape[1])
     results = [torch.zeros(shape, dtype=center.dtype, device=center.device) for _ in powers]
     for start in range(0, len(X), step):
@@ -126,6 +127,19 @@ def rmatmul_deviation(X: Matrix, residual: Tensor, center: Tensor, *powers: int)
         for power, result in zip(powers, results, strict=True):
             result += residual[:, start : start + step] @ (deviation if power == 1 else deviation.square())
     return results
+
+
+def rmatmul_squares(X: Matrix, residual: Tensor, center: Tensor, spread: Tensor) -> Tensor:
+    """``residual @ ((X - center) / spread)**2``, as accurate as the rows: (Q, n_rows) -> (Q, n_features)."""
+    if isinstance(X, Sparse):
+        return sparse.weighted_sums(X, residual, center, (2,))[0] / spread.square()
+    dtype, step = residual.dtype, max(1, limits_of(X.device).centred_numbers // X.shape[1])
+    result = torch.zeros((len(residual), X.shape[1]), dtype=dtype, device=residual.device)
+    center, spread = center.to(dtype), spread.to(dtype).clamp_(min=torch.finfo(dtype).tiny)
+    for start in range(0, len(X), step):
+        deviation = X[start : start + step].to(dtype) - center
+        result.addmm_(residual[:, start : start + step], deviation.div_(spread).square_())
+    return result
 
 
 def sandwich(X: Matrix, weights: Tensor, center: Tensor, spread: Tensor, intercept: bool) -> Tensor:

@@ -301,15 +301,14 @@ def _is_quick_by_products(shape: Shape) -> bool:
     return shape.is_orthogonal or (1 - PRECONDITIONED) * products <= _factors_work(shape)
 
 
-# Columns from which, and rows for each of them up to which, a factorisation takes so long next to products
-# that it is made once these have shown to take as long: with a flat spectrum they never do.
-WAITED_COLUMNS, WAITED_ROWS = 200, 2
+# Columns from which a factorisation takes so long next to products that it is made once these have shown to
+# take as long: with a flat spectrum they never do.
+WAITED_COLUMNS = 200
 
 
 def _waits_for_matrix(shape: Shape) -> bool:
     """Whether one problem of two classes starts with products, whatever its spectrum."""
-    n, m = shape.n_rows, shape.n_columns
-    wide = WAITED_COLUMNS <= m <= CHOLESKY_PARAMETERS and n <= WAITED_ROWS * m
+    wide = WAITED_COLUMNS <= shape.n_columns <= CHOLESKY_PARAMETERS and not sample_rows(shape)
     return wide and shape.is_dense and shape.n_outputs == shape.n_problems == 1
 
 

@@ -132,6 +132,11 @@ class Columns(Design):
         """The same in float32, where that is cheaper."""
         return self
 
+    @property
+    def is_quicker_rough(self) -> bool:
+        """Whether `rough` is no less accurate than the rows, and products with vectors take less time."""
+        return False
+
     def gatherable(self) -> Gatherable | None:
         """The way to gather some rows, if these are faster to read alone than all are; else None."""
         return None

@@ -23,6 +23,8 @@ from torch_logreg._runtime.limits import limits_of
 
 # From so many matrices on, products of columns are held, where they are few numbers: half the work.
 MANY = 8
+# Numbers from which on a product with a vector waits for memory: in float32 half as long (shapes.py).
+ROUGH_NUMBERS = 2**17
 
 
 class Held(Columns):
@@ -190,6 +192,11 @@ class Held(Columns):
             self._rough = Held(self.rows, part, self.coordinates, self.penalty, self.weight_sum)
             self._rough.decay = self.decay.to(torch.float32)
         return self._rough
+
+    @property
+    def is_quicker_rough(self) -> bool:
+        accurate = self.rows.dtype == torch.float64 or self.dtype == torch.float32
+        return not accurate and self.part.X.numel() >= ROUGH_NUMBERS
 
     def select(self, problems: np.ndarray) -> Held | None:
         if self._factor is None:

@@ -31,6 +31,7 @@ class Gram(NamedTuple):
 
     matrix: Callable[[], Tensor]  # (d, d)
     times: Callable[[Tensor], Tensor] | None  # of (d, r): its product without it; None if that were no better
+    part: Callable[[], Tensor] | None = None  # (d, d): of some of the rows, over the weight of all
 
 
 def moments(rows: Rows, weight_sum: Tensor, fit_intercept: bool) -> Moments:

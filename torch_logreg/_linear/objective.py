@@ -207,6 +207,20 @@ class ColumnsPoint(LinearPoint, Fisher):
 
     design: Columns
 
+    @functools.cached_property
+    def _rough(self) -> ColumnsPoint | None:
+        """The same point in float32, if products with the rows then take less time."""
+        if not self.design.is_quicker_rough:
+            return None
+        rough = ColumnsPoint(self.w.to(torch.float32), self.design.rough(), self._loss)
+        rough._z = {index: z.to(torch.float32) for index, z in self._z.items()}
+        return rough
+
+    def quick_product(self, v: Tensor) -> Tensor:
+        if self._rough is None:
+            return self.product(v)
+        return self._rough.product(v.to(torch.float32)).to(v.dtype)
+
     def _diagonal(self, index: int, part: Part) -> Tensor:
         """The diagonals of the weighted Fisher matrices of rows, (P, K, n)."""
         slope = self._slopes.get(index)
@@ -258,6 +272,7 @@ class ColumnsPoint(LinearPoint, Fisher):
                 yield part, total.mean(dim=0, keepdim=True) if alike else total
 
         columns = design.columns(information())
+        design.coordinates.regularise_columns(columns)
         decay = design.decay[:, : columns.shape[1]]
         return Factors(design.mean(outputs), columns, decay, design.penalty.strength)
 

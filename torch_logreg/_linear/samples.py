@@ -49,7 +49,7 @@ class Sampling:
         # What does not vary in all rows does not vary in a few of them.
         few = NULL_SPACE_ROWS * self._rows.n_features
         if find_null_space(coordinates, self._eps, whole.gram(few)):
-            find_null_space(coordinates, self._eps, gram(self._rows, coordinates))
+            find_null_space(coordinates, self._eps, gram(self._rows, coordinates)._replace(part=None))
         whole.support_rare_columns(RARE)
         batches, n = [self._batch(whole)], whole.n_rows // GROWTH
         while self._model.n_outputs == 1 and n >= MIN_ROWS_PER_PARAMETER * whole.n_parameters:
@@ -69,7 +69,7 @@ class Sampling:
         weight_sum = sampled.weight_sum(self._weight_sum.dtype)
         coordinates = self._where_constant(self._coordinates(sampled, weight_sum))
         if find_null_space(coordinates, self._eps, gram(sampled, coordinates)):
-            find_null_space(coordinates, self._eps, gram(self._rows, coordinates))
+            find_null_space(coordinates, self._eps, gram(self._rows, coordinates)._replace(part=None))
         model = self._model._replace(C=self._model.C * (self._weight_sum / weight_sum))  # the same penalty
         objective = ColumnsObjective(Streamed(sampled, model, coordinates), model.loss)
         return coordinates, [Batch(objective, math.inf, sampled.n_rows)]

@@ -17,7 +17,7 @@ from torch_logreg._data.products import (
     dense_rows,
     matmul,
     rmatmul,
-    rmatmul_deviation,
+    rmatmul_squares,
     sandwich,
     sandwich_outer,
 )
@@ -110,9 +110,10 @@ class Streamed(Columns):
         return self.coordinates.pull_back(*products) + plus
 
     def squares(self, of_rows: OfRows) -> Tensor:
-        center = self.coordinates.center
-        columns, sums = self._mean(lambda part, r: rmatmul_deviation(part.X, r, center, 2)[0], of_rows)
-        return self.coordinates.join(columns * self.coordinates.inverse_scale.square(), sums)
+        center, spread = self.coordinates.center, self.coordinates.spread
+        columns, sums = self._mean(lambda part, r: rmatmul_squares(part.X, r, center, spread), of_rows)
+        factor = (spread * self.coordinates.inverse_scale).square()
+        return self.coordinates.join(columns * factor, sums)
 
     def sandwich(self, matrices: OfOutputs) -> Tensor:
         P, K = self.n_problems, self.n_outputs

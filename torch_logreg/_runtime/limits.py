@@ -32,9 +32,11 @@ class Limits:
     # Numbers of X that are upcast from 16 bits: 4 MB, which a cache holds for both products; or what keeps
     # an accelerator busy (half.py).
     upcast_numbers: int
-    # Numbers of X that are gathered for minibatches, or centred: 16 MB of float64. A gather a minibatch
-    # would take longer than its products (sgd_throughput.py).
+    # Numbers of X that are gathered for minibatches: 16 MB of float64. A gather a minibatch would take longer
+    # than its products (sgd_throughput.py).
     chunk_numbers: int
+    # Numbers of X that are centred, for moments: 1 MB of float64, which the cache of a core holds (tall.py).
+    centred_numbers: int
     # Rows of a sample that are gathered anew in each pass, for it is to take no memory (softmax.py --probe,
     # memory.py).
     sample_rows: int
@@ -95,6 +97,7 @@ CPU = Limits(
     least_block_rows=2**10,
     upcast_numbers=2**20,
     chunk_numbers=2**21,
+    centred_numbers=2**17,
     sample_rows=2**8,
     finite_numbers=2**21,
     sandwich_numbers=2**19,
@@ -123,6 +126,7 @@ ACCELERATOR = replace(
     dense_block_numbers=2**20,
     dense_block_rows=2**20,
     upcast_numbers=2**26,
+    centred_numbers=2**26,
     finite_numbers=2**26,
     exact_stored=UNBOUNDED,
     few_stored=-1,

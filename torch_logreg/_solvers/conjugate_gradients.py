@@ -21,6 +21,8 @@ CG_ACCURACY = 1e-5  # of a direction that is to prove convergence
 CG_ACCURACY_FAR = 0.1  # of any other
 # With `Factored`, whose quotient with the Fisher matrix hardly has eigenvalues below a thousandth.
 FACTORED = 1e-2
+# Of any other direction with one that is exact but for its age: so that a proof takes next to nothing more.
+RECENT = 0.05
 # The same with many parameters: of a decrement the square of it, and as good on the whole as more of fewer.
 ROUGH, ROUGH_FAR, MANY_PARAMETERS = 3e-2, 0.25, 2**10
 FEW_STEPS = 3  # of a solve, after which the next is expected to pay for rows to be gathered
@@ -30,6 +32,7 @@ SKETCH_ROWS = 2**9
 # for each number of X, and how many of them a factorised matrix serves at least: by_name.py.
 WAITING, SERVES, SERVES_EXACT = 10, 10, 4
 PROOF = 4  # times the steps of a rough solve, that one takes which is to prove convergence
+AHEAD = 6  # solves, that are expected to take as long as the last one
 PAID = 2  # products that a factorised preconditioner may take before others have shown that it pays
 MANY_STEPS = 8  # of a solve: more than the diagonal of the Fisher matrix costs to compute
 
@@ -196,10 +199,11 @@ class Factored:
 
 
 class Preconditioner:
-    """The `Factored` matrix of a point, once what it saves has been spent without it, and so on.
+    """The `Factored` matrix of a point, once what it saves is spent without it or soon will be, and so on.
 
     A problem that is solved in few products with X never pays for it, and one that takes many soon has it
-    (Karlin, Manasse, Rudolph, Sleator 1988, Competitive snoopy caching, Algorithmica 3).
+    (Karlin, Manasse, Rudolph, Sleator 1988, Competitive snoopy caching, Algorithmica 3). The number of
+    products that a rough solve takes shows how far the spectrum falls.
     """
 
     def __init__(self, objective: Curved, most_columns: int) -> None:
@@ -212,12 +216,12 @@ class Preconditioner:
         cost = m * (1 + K * m / n) / (WAITING * K) if possible else np.inf
         # The first is made at once where it costs little. One that is not exact serves for a while.
         self._cost = max(cost, SERVES_EXACT if K == 1 else SERVES)
-        self._spent = PAID if cost > PAID else self._cost
+        self._spent, self._ahead = PAID if cost > PAID else self._cost, 0
         self.inverse: Factored | None = None
 
-    def spend(self, n_products: int) -> None:
-        """Take in that so many products were needed."""
-        self._spent += n_products
+    def spend(self, n_products: int, n_ahead: int = AHEAD) -> None:
+        """Take in that so many products were needed, and may be for each of `n_ahead` solves to come."""
+        self._spent, self._ahead = self._spent + n_products, n_ahead * n_products
 
     def give_up(self) -> None:
         """Do without from now on."""
@@ -225,7 +229,8 @@ class Preconditioner:
 
     def update(self, w: Tensor) -> bool:
         """Make the matrix of the point `w`, if it is time; returns whether it is new."""
-        if self._objective is None or self._spent < self._cost:
+        ahead = 0 if self.inverse is not None else self._ahead
+        if self._objective is None or self._spent + ahead < self._cost:
             return False
         made = Factored(self._objective.at(w))
         self.inverse, self._spent = made, PAID
@@ -257,7 +262,7 @@ class NewtonCG(Directions):
         self._max_steps = min(CG_MAX_STEPS, 4 * objective.n_parameters + CG_STEPS)
         self._many = objective.n_parameters > MANY_PARAMETERS
         self._accuracies = (ROUGH, ROUGH_FAR) if self._many else (CG_ACCURACY, CG_ACCURACY_FAR)
-        self._last_steps, self._gathering, self._hard = 0, False, not self._many
+        self._last_steps, self._gathering, self._hard = 0, False, False
         self._inverse_diagonal = torch.empty(0, dtype=objective.dtype, device=objective.rows.device)
         self._spikes: Spikes | None = None
         self.preconditioner = Preconditioner(objective, factored_columns)
@@ -275,25 +280,32 @@ class NewtonCG(Directions):
         if self.preconditioner.inverse is None and (self._last_steps > MANY_STEPS or self._hard):
             self._learn(at, there)
         near, far = self._accuracies
+        if self.preconditioner.inverse is not None and self.preconditioner.inverse.is_exact:
+            far = RECENT
         accuracy = torch.full_like(state.value, far)
-        solve = Solve(there.product, -state.gradient, self._precondition)
+        size = state.gradient.abs().amax(dim=1, keepdim=True)
+        size = torch.where(size > 0, size, 1.0)
+        b = state.gradient / -size
+        solve = Solve(there.quick_product, b, self._precondition)
         solve.go_on(self._n_steps, accuracy)
         self._verdict = (solve.reached() <= accuracy).to(state.value.dtype)
-        if some(small) and some(worth := small & self.may_end(state, solve.x)):
+        worth = small & self.may_end(state, solve.x * size) if some(small) else small
+        if some(worth):
             proves = torch.as_tensor(array(worth), dtype=torch.bool, device=state.w.device)
-            self.preconditioner.spend(PROOF * solve.n_steps)
-            if self.preconditioner.update(state.w):
-                solve = Solve(there.product, -state.gradient, self._precondition)
+            if self.preconditioner.inverse is None:
+                self.preconditioner.spend(PROOF * solve.n_steps, n_ahead=0)
+                if self.preconditioner.update(state.w):
+                    solve = Solve(there.quick_product, b, self._precondition)
             if self.preconditioner.inverse is not None:
                 near = FACTORED
             accuracy = torch.where(proves, near, accuracy)
             # The host sees when it is enough; elsewhere all of the steps are made.
             solve.go_on(self._max_steps if looks_are_free(state.w.device) else self._n_steps, accuracy)
             self._verdict = (solve.reached() <= accuracy) * (1.0 + proves)
-        else:
+        if self.preconditioner.inverse is not None or not some(worth):
             self.preconditioner.spend(solve.n_steps)
         self._last_steps = solve.n_steps
-        return self._centred(solve.x)
+        return self._centred(solve.x * size)
 
     def _centred(self, direction: Tensor) -> Tensor:
         """Without what a diagonal preconditioner adds to all outputs alike: `Factored` keeps it."""

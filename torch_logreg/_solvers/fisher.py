@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_logreg._contracts.objective import ByOutput, Factorable, Fisher, Matrices
 from torch_logreg._runtime.devices import looks_are_free
 from torch_logreg._runtime.linalg import eigh
-from torch_logreg._solvers.conjugate_gradients import CG_ACCURACY, conjugate_gradient
+from torch_logreg._solvers.conjugate_gradients import AHEAD, CG_ACCURACY, conjugate_gradient
 from torch_logreg._solvers.per_problem import Numbers, array, column, each, every, index, pick, some, where
 from torch_logreg._solvers.search import State, Trial, provable
 
@@ -291,8 +291,9 @@ def times_vectors(matrices: Tensor, vectors: Tensor) -> Tensor:
 class SampledFisher(Metric):
     """The Fisher matrix over a sample of the rows, solved with by conjugate gradients.
 
-    The preconditioner is the Kronecker approximation to it. Where the sample is all rows the
-    directions are Newton's.
+    The preconditioner is the Kronecker approximation to it. Where the sample is all rows the directions are
+    Newton's, and of one problem it is made once the products that it saves pay for it, as `Preconditioner`
+    does: with a flat spectrum they never do.
 
     References
     ----------
@@ -306,6 +307,9 @@ class SampledFisher(Metric):
     ACCURACY, FAR_ACCURACY = 0.1, 0.5
     STEPS, STEPS_ON_SAMPLE = 16, 64
     MANY_STEPS = 12  # for which the preconditioner must be old
+    # The time of an eigendecomposition in that of a Gram matrix of as many rows, and of how many outputs more
+    # products with the rows take the time; and products from which on it may be better not made (shapes.py).
+    EIGEN, MORE_OUTPUTS, LONG_TO_MAKE = 10, 8, 30
 
     def __init__(
         self, objective: Factorable, sample: Factorable, n_sampled: int, exact: bool, tol: float | None = None
@@ -315,7 +319,10 @@ class SampledFisher(Metric):
         self._proves, self._tol, self._decrease = False, tol or 0.0, provable(NEARLY * (tol or 0.0) ** 2)
         # All rows are no sample: directions in which they do not vary have no curvature but the penalty's.
         self._preconditioner = Kronecker(objective, sample, np.inf if exact else n_sampled)
-        self._n_updates, self._last_steps = 0, 0
+        self._n_updates, self._last_steps, self._natural = 0, 0, objective.hints.natural
+        self._cost, self._spent, self._is_made = self._in_products(objective), 0, False
+        alone = exact and objective.n_problems == 1 and looks_are_free(objective.rows.device)
+        self._waits = alone and self._cost >= self.LONG_TO_MAKE
         # In exact arithmetic n_parameters steps solve it; many more than that is rounding, not progress.
         self._most, self._ceiling = self.STEPS_ON_SAMPLE, 4 * objective.n_parameters + self.STEPS_ON_SAMPLE
         self._accuracy, self._on_sample = self.FAR_ACCURACY, not exact
@@ -329,10 +336,21 @@ class SampledFisher(Metric):
 
     def update(self, at: Fisher) -> None:
         self._curvature = self._sample.at(at.w.to(self._sample.dtype))
-        # The first one is of parameters 0 mostly: far from what it is later.
-        if self._n_updates < 1 or self._last_steps > self.MANY_STEPS:
+        if self._is_worth_making():
             self._preconditioner.set(self._curvature)
+            self._spent, self._is_made = 0, True
         self._n_updates += 1
+
+    def _in_products(self, objective: Factorable) -> float:
+        """In the time of how many products with the Fisher matrix the preconditioner is made."""
+        n, K = objective.rows.n_rows, objective.n_outputs
+        m = objective.n_parameters // K
+        return (n * m**2 + self.EIGEN * m**3) / (2 * n * m * (K + self.MORE_OUTPUTS))
+
+    def _is_worth_making(self) -> bool:
+        if self._is_made:
+            return self._last_steps > self.MANY_STEPS and (not self._waits or self._spent >= self._cost)
+        return not self._waits or self._spent + AHEAD * self._last_steps >= self._cost
 
     def solve(self, v: Tensor) -> Tensor:
         largest = v.abs().amax(dim=1, keepdim=True)
@@ -341,14 +359,18 @@ class SampledFisher(Metric):
         # Once little is left to gain the direction is to prove that it is.
         accuracy = torch.full_like(b[:, 0], CG_ACCURACY if self._proves else self._accuracy)
         x, reached, self._last_steps = conjugate_gradient(
-            self._curvature.product, b, self._preconditioner.solve, self._most, accuracy
+            self._curvature.product, b, self._precondition, self._most, accuracy
         )
+        self._spent += self._last_steps
         if self.exact:
             self.failed = (~(reached <= accuracy)).to(v.dtype)
         return x.to(v.dtype) * largest
 
+    def _precondition(self, v: Tensor) -> Tensor:
+        return self._preconditioner.solve(v) if self._is_made else self._natural(v)
+
     def size(self, v: Tensor) -> Tensor:
-        return self._preconditioner.solve(v)
+        return self._precondition(v)
 
     def select(self, problems: np.ndarray) -> None:
         """What it is made of is of all problems, so they stay together."""
