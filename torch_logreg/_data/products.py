@@ -39,10 +39,12 @@ def matmul(X: Matrix, coef: Tensor) -> Tensor:
     whole = _whole_parts(X, len(coef))
     if not whole:
         return coef @ X.T
-    parts = X[:whole].unflatten(0, (-1, SUB_ROWS))
-    # The one row of an array from elsewhere may have any stride, for which products are slow.
-    columns = coef.contiguous().as_strided((X.shape[1], len(coef)), (1, X.shape[1]))
-    product = torch.bmm(parts, columns.expand(len(parts), -1, -1)).view(whole, -1).T.contiguous()
+    # The one row of an array from elsewhere may have any stride, for which products are slow. It stands on
+    # the left: as the one column of a matrix on the right it takes BLAS twice as long (one_pass.py).
+    of_outputs = coef.contiguous().as_strided(coef.shape, (X.shape[1], 1))
+    parts = X[:whole].unflatten(0, (-1, SUB_ROWS)).mT
+    products = torch.bmm(of_outputs.expand(len(parts), -1, -1), parts)
+    product = products.transpose(0, 1).reshape(len(coef), whole)
     return product if whole == len(X) else torch.cat([product, coef @ X[whole:].T], dim=1)
 
 
