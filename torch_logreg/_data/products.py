@@ -36,14 +36,14 @@ def matmul(X: Matrix, coef: Tensor) -> Tensor:
         if whole < len(X):
             product[:, whole:] = coef @ X[whole:].T
         return product
+    # The one row of an array from elsewhere may have any stride, for which products are slow. It stands on
+    # the left: as the one column of a matrix on the right it takes BLAS twice as long (one_pass.py).
+    coef = coef.contiguous().as_strided(coef.shape, (X.shape[1], 1))
     whole = _whole_parts(X, len(coef))
     if not whole:
         return coef @ X.T
-    # The one row of an array from elsewhere may have any stride, for which products are slow. It stands on
-    # the left: as the one column of a matrix on the right it takes BLAS twice as long (one_pass.py).
-    of_outputs = coef.contiguous().as_strided(coef.shape, (X.shape[1], 1))
     parts = X[:whole].unflatten(0, (-1, SUB_ROWS)).mT
-    products = torch.bmm(of_outputs.expand(len(parts), -1, -1), parts)
+    products = torch.bmm(coef.expand(len(parts), -1, -1), parts)
     product = products.transpose(0, 1).reshape(len(coef), whole)
     return product if whole == len(X) else torch.cat([product, coef @ X[whole:].T], dim=1)
 
@@ -94,7 +94,7 @@ def _whole_parts(X: Tensor, n_outputs: int) -> int:
     """How many rows are better multiplied in parts of `SUB_ROWS`: a multiple of these, or 0.
 
     A matrix times a few vectors runs on one thread in some BLAS libraries, and half as fast as memory
-    allows; a batch of such products runs on all. Where there is one thread it takes twice as long.
+    allows; a batch of such products runs on all. On one thread it would take a little longer.
     """
     few = n_outputs > FEW_OUTPUTS or X.shape[0] < 4 * SUB_ROWS
     if few or X.device.type != "cpu" or torch.get_num_threads() == 1:
