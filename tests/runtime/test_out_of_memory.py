@@ -8,7 +8,7 @@ import scipy.sparse
 import torch
 
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
-from torch_logreg._fit import plan
+from torch_logreg._fit import plan, used
 from torch_logreg._runtime import out_of_memory
 from torch_logreg._selection.path import SCRATCH, PathSolver
 
@@ -114,6 +114,7 @@ def test_predictions_that_are_kept_of_sparse_rows_count_for_a_batch(monkeypatch)
 def test_columns_of_which_no_matrix_is_made_are_not_counted_for_one(solver, monkeypatch):
     monkeypatch.setattr(out_of_memory, "device_memory", lambda device: 2e9)
     monkeypatch.setattr(plan, "MOST_ROWS", 0)  # not in the space of the rows
+    monkeypatch.setattr(used, "MOST_USED", 0.0)  # nor of the columns in use
     n_columns = 20_000  # a matrix of them would take 13 GB
     words = scipy.sparse.random_array((60, n_columns), density=1e-3, format="csr", rng=rng)
     chooser = TorchLogisticClassifierCV(solver=solver, Cs=[0.1, 1.0], cv=2, tol=1e-2)

@@ -18,6 +18,7 @@ from torch_logreg._fit.plan import HELD_STORED, Method, Plan, Shape, as_dense, i
 from torch_logreg._fit.predictor import Linear, Raw
 from torch_logreg._fit.present import Present
 from torch_logreg._fit.problem import Problem, make_rows
+from torch_logreg._fit.used import Used
 from torch_logreg._linear.coordinates import Coordinates, Space
 from torch_logreg._linear.design import Columns
 from torch_logreg._linear.held import hold, hold_all
@@ -65,10 +66,12 @@ def linear_problem(
     Scaled, coefficients are kept in float64 where the device has it: what they cost is nothing, and a
     Newton step in float32 loses half of its digits to the condition of the Fisher matrix. `seed` is
     asked for where rows are sampled. `check` raises ValueError if X holds NaN or infinity; None where that
-    is known. Of classes without weight see `Present`; two or more have weight, or there is no intercept.
+    is known. Of classes without weight see `Present`; two or more have weight, or there is no intercept. Of
+    columns without a number see `Used`.
     """
     present = Present.of(data, fit_intercept)
-    data = present.narrow(data)
+    used = Used.of(data, None if earlier is None else earlier[0])
+    data = used.narrow(present.narrow(data))
     loss = LOSSES["binary" if len(data.classes) == 2 else "softmax"]
     n_outputs = loss.n_outputs(len(data.classes))
     dtype = float_dtype(data.X, device)
@@ -80,13 +83,14 @@ def linear_problem(
     model = LinearModel(loss, inverse_strength, n_outputs, fit_intercept)
     raw: tuple[Tensor, Tensor] | None = None
     if earlier is not None:
-        narrow = present.narrow_coefficients(*earlier)
-        coef, intercept = (to_tensor(array[None], device, exact) for array in narrow)
+        narrow, intercepts = present.narrow_coefficients(*earlier)
+        pair = used.narrow_coefficients(narrow), intercepts
+        coef, intercept = (to_tensor(array[None], device, exact) for array in pair)
         raw = coef, intercept * fit_intercept
     known = {"starts_at_zero": earlier is None, "has_penalty": bool(np.isfinite(Cs).all())}
     shape = shape_of(rows, n_outputs, fit_intercept, method, **known)
     objective, space, start = _in_a_space(rows, model, shape, raw, seed)
-    return LinearProblem(objective, start, space, present, dtype)
+    return LinearProblem(objective, start, space, present, used, dtype)
 
 
 class LinearProblem(Problem):
@@ -100,6 +104,8 @@ class LinearProblem(Problem):
         That of the parameters.
     present : Present
         The classes that the problem is about.
+    used : Used
+        The columns that it is about.
     dtype : torch.dtype
         The one of the rows, in which coefficients are kept.
     """
@@ -107,15 +113,21 @@ class LinearProblem(Problem):
     objective: LinearObjective
 
     def __init__(
-        self, objective: LinearObjective, start: Tensor, space: Space, present: Present, dtype: torch.dtype
+        self,
+        objective: LinearObjective,
+        start: Tensor,
+        space: Space,
+        present: Present,
+        used: Used,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__(objective, start, float(objective.design.weight_sum[0]))
-        self._space, self._present, self._dtype = space, present, dtype
+        self._space, self._present, self._used, self._dtype = space, present, used, dtype
 
     def _raw(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients (K, d) and intercepts (K,) of all classes."""
         coef, intercept = self._present.widen(*self._space.to_raw(w))
-        return coef[0], intercept[0]
+        return self._used.widen(coef[0]), intercept[0]
 
     def attributes(self, w: Tensor) -> dict[str, Any]:
         coef, intercept = (part.cpu().numpy().astype(NUMPY[self._dtype]) for part in self._raw(w))

@@ -111,6 +111,7 @@ def _is_held(shape: Shape) -> bool:
 # product with X, which waits for memory, takes the time of several.
 UPDATES, STEPS, FLAT_STEPS, FEW_STEPS, EIGEN, WAITING = 10, 20, 6, 5, 15, 10
 WAITING_FOR_CACHE, CACHED = 3, 2**17  # where X is no more numbers than these
+WAITING_AT_ONCE, AT_ONCE = 1.5, 8  # where so many problems multiply with dense X at once
 STEP_WORK, SPARSE_WORK = 2**20, 2**21  # what a step takes however few numbers there are, dense or sparse
 SPARSE_SQUARE = 64  # as long as so many takes one of two numbers of sparse columns
 PRECONDITIONED = 0.25  # the part of the steps that are left with the factors
@@ -142,7 +143,9 @@ def products_work(shape: Shape) -> float:
     """About the multiplications in whose time one problem is solved by conjugate gradients."""
     n, m, K = shape.n_rows, shape.n_columns, shape.n_outputs
     stored, fixed = (n * m, STEP_WORK) if shape.is_dense else (shape.n_stored, SPARSE_WORK)
-    waiting = WAITING_FOR_CACHE if shape.is_dense and stored <= CACHED else WAITING
+    waiting: float = WAITING_FOR_CACHE if shape.is_dense and stored <= CACHED else WAITING
+    if shape.is_dense and shape.n_problems >= AT_ONCE:
+        waiting = WAITING_AT_ONCE
     step = VECTORS * K * m + 2 * waiting * stored * K + fixed / shape.n_problems
     flat = shape.is_flat or not shape.is_dense
     return UPDATES * (FEW_STEPS if shape.is_orthogonal else FLAT_STEPS if flat else STEPS) * step

@@ -32,6 +32,7 @@ from torch_logreg._fit.plan import (
     shared_metric_of,
 )
 from torch_logreg._fit.present import Present
+from torch_logreg._fit.used import Used
 from torch_logreg._linear.coordinates import Coordinates, Moved, for_problems
 from torch_logreg._linear.design import Columns
 from torch_logreg._linear.held import hold_all
@@ -130,7 +131,25 @@ class PathSolver:
         return ArrayRows(X, target, weights, n_problems * self.K)
 
     def solve(self, Cs: np.ndarray) -> Path:
-        """`Cs` in rising order, in the space that the plan says."""
+        """`Cs` in rising order, of the columns in use."""
+        used = Used.of(self.data)
+        if used.index is None:
+            return self._solve(Cs)
+
+        def watch(
+            first: int, iteration: Iteration, largest_C: Callable[[], tuple[np.ndarray, np.ndarray]]
+        ) -> bool:
+            def wide() -> tuple[np.ndarray, np.ndarray]:
+                coef, intercept = largest_C()
+                return used.widen_array(coef), intercept
+
+            return self.watch(first, iteration, wide)
+
+        path = replace(self, data=used.narrow(self.data), watch=watch)._solve(Cs)
+        return path._replace(coef=used.widen_array(path.coef))
+
+    def _solve(self, Cs: np.ndarray) -> Path:
+        """In the space that the plan says."""
         Cs = regular_C(Cs, self.data, self.exact)
         shape = self._shape(len(Cs) * (len(self.counts) + 1))
         if choose(DESIGNS, shape) == "rows" and (found := row_space(self.rows(1), self._model(Cs))):
