@@ -23,6 +23,8 @@ import pyarrow as pa
 import scipy.sparse as sp
 import torch
 
+from torch_logreg._data.csr import prepare
+
 OPTIMUM = "the optimum"
 N, D = 60, 4
 
@@ -519,12 +521,19 @@ error(
     "fill value must be 0",
     X=lambda: frame(pd.SparseDtype("float64", 1.0)),
 )
+
+
+def torch_csr() -> torch.Tensor:
+    prepare()  # or torch's remark on the first of a process would be an error here
+    return torch.sparse_csr_tensor([0] * N + [1], [0], [1.0], (N, D), check_invariants=False)
+
+
 error(
     "X: sparse",
     "a torch tensor of CSR layout",
     "TypeError",
     "layout torch.sparse_csr, which is not supported",
-    X=lambda: torch.sparse_csr_tensor([0] * N + [1], [0], [1.0], (N, D), check_invariants=False),
+    X=torch_csr,
 )
 error("X: sparse", "one dimension", "ValueError", "Expected 2D input", X=lambda: sp.coo_array(X[:, 0]))
 error(

@@ -20,6 +20,7 @@ NEARLY = 100.0  # times the decrease at which a fit ends: there its prediction m
 ROUNDING = 1e-12  # of its diagonal, added to a factor that nothing else makes regular
 MAX_DAMPING = 1.0  # of a Fisher matrix, in parts of its diagonal
 LONG = 15  # updates
+PROVEN = 1e-3  # in place of `CG_ACCURACY` with Kronecker factors, which leave eigenvalues less far apart
 
 
 class Metric(ABC):
@@ -357,7 +358,8 @@ class SampledFisher(Metric):
         largest = torch.where(largest > 0, largest, 1.0)
         b = (v / largest).to(self._sample.dtype)
         # Once little is left to gain the direction is to prove that it is.
-        accuracy = torch.full_like(b[:, 0], CG_ACCURACY if self._proves else self._accuracy)
+        proof = PROVEN if self._is_made else CG_ACCURACY
+        accuracy = torch.full_like(b[:, 0], proof if self._proves else self._accuracy)
         x, reached, self._last_steps = conjugate_gradient(
             self._curvature.product, b, self._precondition, self._most, accuracy
         )
