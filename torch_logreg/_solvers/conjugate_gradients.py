@@ -262,7 +262,9 @@ class NewtonCG(Directions):
         self._max_steps = min(CG_MAX_STEPS, 4 * objective.n_parameters + CG_STEPS)
         self._many = objective.n_parameters > MANY_PARAMETERS
         self._accuracies = (ROUGH, ROUGH_FAR) if self._many else (CG_ACCURACY, CG_ACCURACY_FAR)
-        self._last_steps, self._gathering, self._hard = 0, False, False
+        # Of several problems the diagonal serves each, and one pass over the rows is for all of them.
+        self._last_steps, self._gathering = 0, False
+        self._hard = objective.n_problems > 1 and not self._many
         self._inverse_diagonal = torch.empty(0, dtype=objective.dtype, device=objective.rows.device)
         self._spikes: Spikes | None = None
         self.preconditioner = Preconditioner(objective, factored_columns)
