@@ -23,6 +23,7 @@ from torch_logreg._data.products import (
     matmul,
     rmatmul,
     rmatmul_deviation,
+    rmatmul_squares,
     sandwich,
     sandwich_outer,
 )
@@ -150,6 +151,29 @@ def test_rmatmul_deviation_is_that_of_numpy(kind, dtype, chunk, limits):
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-13)
     expected = residual.astype(float) @ (X.astype(float) - center)
     np.testing.assert_allclose(first.numpy(), expected, rtol=1e-12)
+
+
+@kinds
+@dtypes
+@pytest.mark.parametrize("chunk", [1, 40, 2**21])
+def test_rmatmul_squares_is_that_of_numpy(kind, dtype, chunk, limits):
+    limits(centred_numbers=chunk)
+    X, residual, other = _data(dtype)
+    residual, center, spread = np.abs(residual), other[0].astype(float), 0.5 + np.abs(other[1]).astype(float)
+    arguments = (torch.from_numpy(each) for each in (residual, center, spread))
+    result = rmatmul_squares(KINDS[kind](X), *arguments)
+    expected = residual.astype(float) @ ((X.astype(float) - center) / spread) ** 2
+    rtol = 1e-12 if dtype == np.float64 else 1e-5
+    np.testing.assert_allclose(result.numpy(), expected, rtol=rtol)
+
+
+@pytest.mark.parametrize("unit", [1e30, 1e-30])
+def test_squares_of_float32_numbers_of_any_unit_are_numbers(unit):
+    X, residual, _ = _data(np.float32)
+    scaled = torch.from_numpy((X * unit).astype(np.float32))
+    zero, spread = torch.zeros(6, dtype=torch.float64), torch.full((6,), unit, dtype=torch.float64)
+    result = rmatmul_squares(scaled, torch.from_numpy(np.abs(residual)), zero, spread)
+    np.testing.assert_allclose(result.numpy(), np.abs(residual) @ X.astype(float) ** 2, rtol=1e-5)
 
 
 @kinds

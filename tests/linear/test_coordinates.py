@@ -229,6 +229,58 @@ def test_a_second_look_replaces_what_a_first_one_found():
     assert torch.equal(coordinates.without_gauge(gradient), gradient)
 
 
+def _refuse() -> Tensor:
+    raise AssertionError("it was asked for")
+
+
+def test_some_of_the_rows_show_that_all_directions_vary():
+    rng = np.random.default_rng(0)
+    rows, coordinates = _coordinates(rng.normal(size=(60, 8)) * 10.0 ** np.arange(-4, 4), [np.inf])
+    found = gram(rows, coordinates)
+    assert found.part is not None
+    assert not find_null_space(coordinates, EPS, found._replace(matrix=_refuse))
+
+
+def test_few_rows_are_looked_at_all_together():
+    rows, coordinates = _coordinates(np.random.default_rng(0).normal(size=(12, 8)), [np.inf])
+    assert gram(rows, coordinates).part is None
+
+
+@pytest.mark.parametrize("rare", [True, False], ids=["a column of other rows", "weights of other rows"])
+def test_where_some_rows_do_not_show_it_all_of_them_are_looked_at(rare):
+    rng = np.random.default_rng(0)
+    X, weights, looked = rng.normal(size=(60, 8)), np.ones(60), []
+    if rare:
+        X[:, 3] = 0.0
+        X[1, 3] = 1.0  # a row between those looked at first
+    else:
+        weights[::3] = weights[::2] = 0.0
+    rows = _rows(X, weights)
+    weight_sum = rows.weight_sum(torch.float64)
+    strength = 1 / (torch.tensor([np.inf], dtype=torch.float64) * weight_sum)
+    coordinates = Coordinates(moments(rows, weight_sum, True), strength, 8, 1, True, False)
+    found = gram(rows, coordinates)
+
+    def matrix() -> Tensor:
+        looked.append(1)
+        return found.matrix()
+
+    assert not find_null_space(coordinates, EPS, found._replace(matrix=matrix))
+    assert looked == [1]
+
+
+@intercepts
+def test_the_columns_factor_of_a_fisher_matrix_is_regular_along_directions_in_which_x_does_not_vary(
+    fit_intercept,
+):
+    rows, coordinates = _coordinates(_dependent(), [np.inf], fit_intercept)
+    find_null_space(coordinates, EPS, gram(rows, coordinates))
+    columns = torch.zeros((1, 8 + fit_intercept, 8 + fit_intercept), dtype=torch.float64)
+    coordinates.regularise_columns(columns)
+    gauge = coordinates.gauge[0]
+    torch.testing.assert_close(columns[0, :8, :8], gauge @ gauge.T, rtol=0, atol=1e-14)
+
+
 @intercepts
 @outputs
 def test_canonical_weights_are_their_own(fit_intercept, n_outputs):

@@ -19,6 +19,7 @@ from torch_logreg._solvers.conjugate_gradients import (
     Solve,
     conjugate_gradient,
 )
+from torch_logreg._solvers.fisher import Kronecker
 from torch_logreg._solvers.natural import NaturalSGD
 
 
@@ -66,6 +67,66 @@ def test_a_preconditioner_is_made_once_what_it_saves_was_spent():
         each.spend(100)
     assert [few.update(w), many.update(w), several.update(w)] == [False, True, False]
     assert not many.update(w)
+
+
+def test_a_preconditioner_is_made_at_once_where_solves_show_that_it_will_pay():
+    objective = noise(2000, 400, 0.0)
+    few, many = Preconditioner(objective, 1000), Preconditioner(objective, 1000)
+    w = objective.zeros()
+    few.spend(2)
+    many.spend(12)
+    assert [few.update(w), many.update(w)] == [False, True]
+    few.spend(12, n_ahead=0)
+    assert not few.update(w)
+
+
+def noise(n: int, d: int, power: float, K: int = 2, C: float = 1.0, dtype: torch.dtype = torch.float64):
+    """Normal columns of a spectrum that falls by that power, turned, and labels of chance."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, d)) * np.arange(1, d + 1) ** -power
+    X = torch.from_numpy(X @ np.linalg.qr(rng.normal(size=(d, d)))[0]).to(dtype)
+    loss = LOSSES["binary" if K == 2 else "softmax"]
+    n_outputs = loss.n_outputs(K)
+    rows = ArrayRows(
+        X,
+        loss.encode(torch.from_numpy(rng.integers(K, size=n)), dtype),
+        torch.ones(1, n, dtype=dtype),
+        n_outputs,
+    )
+    return held_objective(rows, loss, torch.tensor([C], dtype=torch.float64), n_outputs, True)
+
+
+@pytest.mark.parametrize(("power", "is_made"), [(0.0, False), (1.0, True)])
+@pytest.mark.parametrize(("K", "made_by"), [(2, Factored), (4, Kronecker)])
+def test_a_matrix_is_made_where_the_spectrum_falls_and_not_where_it_is_flat(
+    power, is_made, K, made_by, monkeypatch
+):
+    name, made = "__init__" if made_by is Factored else "set", []
+    make = getattr(made_by, name)
+
+    def counted(self, *args):
+        made.append(1)
+        return make(self, *args)
+
+    monkeypatch.setattr(made_by, name, counted)
+    objective = noise(1500, 400, power, K, C=1.0 if power else 1e-2)
+    settings = {"metric": "products", "factored_columns": 1024} if K == 2 else {"metric": "exact"}
+    solution = NaturalSGD(**settings).minimize(objective, objective.zeros(), lambda iteration: False)
+    assert solution.reasons == ["converged"]
+    assert bool(made) == is_made
+
+
+def test_products_of_held_float32_rows_are_as_accurate_as_these():
+    exact = noise(600, 300, 0.0)
+    single = noise(600, 300, 0.0, dtype=torch.float32)
+    assert single.dtype == torch.float64  # of the weights, and so of the columns
+    w = torch.randn(1, 301, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for objective, rtol in ((exact, 0.0), (single, 1e-5)):
+        at = objective.at(w)
+        product, quick = at.product(w), at.quick_product(w)
+        assert quick.dtype == torch.float64
+        assert_allclose(quick, product, rtol=0, atol=rtol * float(product.abs().max()))
+    assert not torch.equal(quick, product)  # made in float32
 
 
 @pytest.mark.parametrize("C", [1e-2, 1.0, 1e2, 1e4])

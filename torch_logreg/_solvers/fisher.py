@@ -322,6 +322,7 @@ class SampledFisher(Metric):
         self._preconditioner = Kronecker(objective, sample, np.inf if exact else n_sampled)
         self._n_updates, self._last_steps, self._natural = 0, 0, objective.hints.natural
         self._cost, self._spent, self._is_made = self._in_products(objective), 0, False
+        self._ahead = 0  # products that are expected
         alone = exact and objective.n_problems == 1 and looks_are_free(objective.rows.device)
         self._waits = alone and self._cost >= self.LONG_TO_MAKE
         # In exact arithmetic n_parameters steps solve it; many more than that is rounding, not progress.
@@ -351,7 +352,7 @@ class SampledFisher(Metric):
     def _is_worth_making(self) -> bool:
         if self._is_made:
             return self._last_steps > self.MANY_STEPS and (not self._waits or self._spent >= self._cost)
-        return not self._waits or self._spent + AHEAD * self._last_steps >= self._cost
+        return not self._waits or self._spent + self._ahead >= self._cost
 
     def solve(self, v: Tensor) -> Tensor:
         largest = v.abs().amax(dim=1, keepdim=True)
@@ -364,6 +365,7 @@ class SampledFisher(Metric):
             self._curvature.product, b, self._precondition, self._most, accuracy
         )
         self._spent += self._last_steps
+        self._ahead = 0 if self._proves else AHEAD * self._last_steps
         if self.exact:
             self.failed = (~(reached <= accuracy)).to(v.dtype)
         return x.to(v.dtype) * largest
