@@ -5,6 +5,7 @@ Dense or CSR is decided in `products.py` and nowhere else; what CSR then takes i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -32,8 +33,10 @@ class Few(NamedTuple):
         return cls(X, X.T)
 
     def with_values(self, values: np.ndarray) -> Few:
-        """Other numbers in the same places."""
-        return Few.of(scipy.sparse.csr_array((values, self.rows.indices, self.rows.indptr), self.rows.shape))
+        """Other numbers in the same places, which need not be checked again."""
+        rows, columns = copy.copy(self.rows), copy.copy(self.columns)
+        rows.data = columns.data = values
+        return Few(rows, columns)
 
     def matmul(self, coef: Tensor) -> Tensor:
         """``coef @ X.T``: (Q, n_features) -> (Q, n_rows)."""
