@@ -133,7 +133,7 @@ class Shapes:
 
 
 @pytest.mark.parametrize("make", [TorchLogisticClassifier, lambda: TorchLogisticClassifierCV(Cs=[1.0], cv=3)])
-def test_a_callback_is_shown_all_columns(make):
+def test_callbacks_are_shown_all_columns(make):
     X, y, _ = _data()
     shapes = Shapes()
     make().set_callbacks(shapes).fit(X, y)
