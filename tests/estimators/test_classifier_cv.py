@@ -29,6 +29,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from helpers.hooks import Hook
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
 from torch_logreg._data import folds as data_folds
 from torch_logreg._fit import plan
@@ -403,27 +404,6 @@ def test_a_failed_fit_keeps_the_model_before_it():
     with pytest.raises(RuntimeError, match="broken"):
         cv.set_params(scoring=broken).fit(X, y)
     assert cv.coef_ is before
-
-
-class Hook:
-    """A callback that keeps the model of every iteration, and may stop the fit."""
-
-    def __init__(self, stop_after=None):
-        self.models, self.stop_after = [], stop_after
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context, *, fitted_estimator=None):
-        pass
-
-    def on_fit_task_end(self, estimator, context, *, X=None, y=None, metadata=None, fitted_estimator=None):
-        if context.task_name == "iteration":
-            self.models.append(fitted_estimator)
-        return len(self.models) == self.stop_after
 
 
 def test_callbacks_see_the_model_of_the_largest_C_after_each_iteration():

@@ -18,6 +18,7 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from torch import nn
 
 from helpers import optima
+from helpers.hooks import Hook
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
 from torch_logreg._solvers.registry import SOLVERS
 
@@ -378,26 +379,6 @@ def test_a_fold_without_rows_of_a_class_is_as_one_without_weight_of_it():
     assert cv.converged_
     assert cv.scores_.max() == 0  # each fold is scored on the class that it has not seen
     assert (cv.coefs_paths_[range(3), 0, 0, range(3), :3] == 0).all()
-
-
-class Hook:
-    """A callback that keeps the model of every iteration."""
-
-    def __init__(self):
-        self.models = []
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context, *, fitted_estimator=None):
-        pass
-
-    def on_fit_task_end(self, estimator, context, *, X=None, y=None, metadata=None, fitted_estimator=None):
-        if context.task_name == "iteration":
-            self.models.append(fitted_estimator)
 
 
 @pytest.mark.parametrize("make", [TorchLogisticClassifier, lambda: TorchLogisticClassifierCV(Cs=[1.0], cv=3)])

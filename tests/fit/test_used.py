@@ -8,6 +8,7 @@ import scipy.sparse
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.model_selection import StratifiedKFold
 
+from helpers.hooks import Hook
 from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
 from torch_logreg._checks.data import TrainingData
 from torch_logreg._fit import used as module
@@ -112,32 +113,12 @@ def test_a_choice_of_C_is_that_of_all_columns(n_classes, monkeypatch):
     assert_allclose(few.coef_, every.coef_, rtol=0, atol=1e-5 * np.abs(every.coef_).max())
 
 
-class Shapes:
-    """A callback that keeps the shape of the coefficients of every iteration."""
-
-    def __init__(self):
-        self.seen = []
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context, *, fitted_estimator=None):
-        pass
-
-    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
-        if context.task_name == "iteration":
-            self.seen.append(fitted_estimator.coef_.shape)
-
-
 @pytest.mark.parametrize("make", [TorchLogisticClassifier, lambda: TorchLogisticClassifierCV(Cs=[1.0], cv=3)])
 def test_callbacks_are_shown_all_columns(make):
     X, y, _ = _data()
-    shapes = Shapes()
-    make().set_callbacks(shapes).fit(X, y)
-    assert shapes.seen and set(shapes.seen) == {(1, D)}
+    hook = Hook()
+    make().set_callbacks(hook).fit(X, y)
+    assert {model.coef_.shape for model in hook.models} == {(1, D)}
 
 
 def test_a_warm_start_goes_on_from_all_columns():

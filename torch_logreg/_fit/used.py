@@ -14,9 +14,7 @@ from torch_logreg._checks.data import TrainingData
 
 # Used columns at most, in parts of all, and unused ones at least: else shorter vectors save too little.
 MOST_USED, LEAST_UNUSED = 0.6, 2**8
-SAVED = (
-    8  # stored numbers, whose column numbers are copied, for each number of a vector of coefficients saved
-)
+SAVED = 8  # stored numbers, whose column numbers are copied, for each coefficient less
 
 
 @dataclass(frozen=True)
