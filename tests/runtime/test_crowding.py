@@ -185,6 +185,7 @@ def test_the_load_of_this_machine_is_a_number_or_not_told(monkeypatch, tmp_path)
 
 def test_a_fit_looks_at_each_block(two_threads, monkeypatch):
     looked = []
+    monkeypatch.setattr(crowding, "CREW", Crew(2, lambda: 0))
     monkeypatch.setattr(Crew, "look", lambda self, now: looked.append(now) or self.n_threads)
     monkeypatch.setattr(crowding, "EVERY", 0.0)
     monkeypatch.setattr(crowding, "busy_elsewhere", lambda: 0)
