@@ -37,7 +37,9 @@ class Recorder:
         F, gradient_norm = float(iteration.objective[0]), float(iteration.gradient_norm[0])
         step, seconds = float(iteration.step[0]), time.perf_counter() - self._start
         self.rows.append((F, gradient_norm, iteration.rows_read, step, seconds))
-        if self._verbose and self._accuracy is not None:
+        if self._verbose and self._accuracy is None:  # of rows that are loaded, each look is a pass
+            print(f"iteration {iteration.number}: loss {F:.6f}, step {step:.3g}")
+        elif self._verbose and self._accuracy is not None:
             print(
                 f"iteration {iteration.number}: loss {F:.6f}, max |gradient| {gradient_norm:.2e}, "
                 f"step {step:.3g}; accuracy after it {self._accuracy(iteration.w):.4f}"

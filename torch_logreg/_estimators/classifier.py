@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 from torch_logreg._checks.compat import CallbackSupportMixin, Interval, StrOptions, with_callbacks
 from torch_logreg._checks.data import TrainingData, check_finite, check_fit, weigh_classes
+from torch_logreg._checks.module_data import check_module_fit, refuse_classes
 from torch_logreg._checks.parameters import check_all_are_read, check_parameters, check_solver_exists
 from torch_logreg._checks.ported import ADVICE, Advice, advising, refusal
 from torch_logreg._checks.start import Initial
 from torch_logreg._contracts.objective import Curved
 from torch_logreg._contracts.solver import FAILED, MORE_ITERATIONS, REASONS, Iteration, Solver
+from torch_logreg._data.inputs import holder
+from torch_logreg._data.loaders import first_of, is_loaded
 from torch_logreg._data.tensors import numpy_dtype
 from torch_logreg._estimators.callbacks import HISTORY, Forward, Recorder, scaled
 from torch_logreg._estimators.fitted import FittedModel
@@ -47,6 +50,7 @@ from torch_logreg._selection.holdout import EarlyStopping, hold_out
 from torch_logreg._solvers.registry import SOLVERS, make_solver
 
 READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "lr_schedule")
+OF_MODEL = ("coef_", "intercept_", "_module", "_link", "input_dtype_", "input_shape_")
 SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
 
 
@@ -316,11 +320,12 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
     def fit(
         self,
         X: Any,
-        y: ArrayLike,
+        y: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
         *,
         coef_init: ArrayLike | None = None,
         intercept_init: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
     ) -> Self:
         """Fit the model.
 
@@ -369,19 +374,17 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             # Of rows that early stopping keeps, no sum over the rows to train on would tell.
             whole = self._solver_name() != "sgd" and not self.early_stopping
             defer_finite = whole and not self._is_module()
-            data = self._with_weights_of_criterion(
-                check_fit(self, X, y, sample_weight, self.class_weight, defer_finite)
-            )
+            data = self._checked(X, y, sample_weight, classes, defer_finite)
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             forward = Forward(self, X, y, metadata)
             work = np.inf if self._is_module() else work_of(data)
-            device = resolve_device(self.device, data.X)
+            device = resolve_device(self.device, holder(first_of(data.X)))
             defaults = with_plain_defaults(device) if self._is_module() else nullcontext()
             with undisturbed(device), defaults, self._without_autograd(device), threads_for(work):
                 fitted = self._solve(data, forward, initial)
             separated = self._separation(data, fitted)
-            for name in ("coef_", "intercept_", "_module", "_link"):
-                self.__dict__.pop(name, None)  # of a fit with or without a module, before this one
+            for name in OF_MODEL:  # of a fit with or without a module, before this one
+                self.__dict__.pop(name, None)
             self.__dict__.update(fitted)
             forward.close()
         # Hardly any network is trained until its gradient vanishes.
@@ -429,6 +432,15 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         """Whether losses are the criterion's own: all solvers but "sgd" minimise the cross-entropy."""
         return self.module is not None or (self.criterion is not None and self._solver_name() == "sgd")
 
+    def _checked(
+        self, X: Any, y: Any, sample_weight: Any, classes: Any, defer_finite: bool
+    ) -> TrainingData:
+        if self.module is not None:
+            return check_module_fit(self, X, y, sample_weight, classes, holds_out=bool(self.early_stopping))
+        refuse_classes(classes, "this is the linear model")
+        data = check_fit(self, X, y, sample_weight, self.class_weight, defer_finite)
+        return self._with_weights_of_criterion(data)
+
     def _with_weights_of_criterion(self, data: TrainingData) -> TrainingData:
         if self.criterion is None or self._is_module():
             return data
@@ -447,7 +459,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         classes = {"classes_": data.classes}
         C = float(self.C)
         factor = problem.weight_sum * (C if np.isfinite(C) else 1.0)
-        accuracy = self._accuracy(problem, data) if self.verbose else None
+        accuracy = self._accuracy(problem, data) if self.verbose and not is_loaded(data.X) else None
         recorder = Recorder(
             int(self.verbose), lambda w: {**classes, **problem.attributes(w)}, forward, accuracy
         )
@@ -522,7 +534,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         return make_solver(self._solver_name(), objective, settings)
 
     def _problem(self, data: TrainingData, seed: int, initial: Initial) -> Problem:
-        device, C = resolve_device(self.device, data.X), float(self.C)
+        device, C = resolve_device(self.device, holder(first_of(data.X))), float(self.C)
         earlier = self.warm_start and "classes_" in vars(self)
         if self._is_module():
             trained = self.module_ if earlier else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
+from torch_logreg._data.loaders import cut
 from torch_logreg._fit.predictor import by_chunks
 from torch_logreg._fit.problem import Problem
 from torch_logreg._losses.links import codes_of
@@ -34,10 +34,7 @@ def hold_out(data: TrainingData, fraction: float, seed: int) -> tuple[TrainingDa
 
 
 def _part(data: TrainingData, rows: np.ndarray) -> TrainingData:
-    index = (
-        torch.as_tensor(rows, dtype=torch.int64, device=data.X.device) if isinstance(data.X, Tensor) else rows
-    )
-    return TrainingData(data.X[index], data.codes[rows], data.classes, data.weights[rows])
+    return TrainingData(cut(data.X, rows), data.codes[rows], data.classes, data.weights[rows])
 
 
 class EarlyStopping:
