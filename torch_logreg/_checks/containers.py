@@ -42,9 +42,9 @@ def refuse_pairs(X: Any, of: str) -> None:
     row = X[0] if isinstance(X, list) and X else None
     if isinstance(row, tuple) and len(row) > 1 and isinstance(row[0], Tensor | np.ndarray | Mapping):
         raise TypeError(
-            f"{of} is a list of tuples such as ({type(row[0]).__name__}, {type(row[1]).__name__}), which is what "
-            "searches and cross-validation make of a Dataset; they need arrays: pass X and y of all rows, and "
-            "Inputs(...) for several inputs."
+            f"{of} is a list of tuples such as ({type(row[0]).__name__}, {type(row[1]).__name__}), which is "
+            "what searches and cross-validation make of a Dataset; they need arrays: pass X and y of all "
+            "rows, and Inputs(...) for several inputs."
         )
 
 
@@ -55,14 +55,14 @@ def on_host(array: Any, of: str = "y") -> Any:
             raise TypeError(
                 f"{of} is a {type(array).__name__}, which gives rows one after another; pass all of them, as "
                 "an array or a tensor: of a Dataset, torch.stack([row for row, *_ in dataset]); of a "
-                "DataLoader or another iterator of batches, torch.cat([rows for rows, *_ in batches]). A module "
-                "takes a Dataset or a DataLoader of pairs (x, y) for X, without y."
+                "DataLoader or another iterator of batches, torch.cat([rows for rows, *_ in batches]). A "
+                "module takes a Dataset or a DataLoader of pairs (x, y) for X, without y."
             )
         refuse_pairs(array, of)
         if isinstance(array, Inputs):
             raise TypeError(
-                f"{of} is {array!r}, which the forward of a module takes by name, and this is the linear model; "
-                "pass one array, such as np.hstack of the inputs, or a module."
+                f"{of} is {array!r}, which the forward of a module takes by name, and this is the linear "
+                "model; pass one array, such as np.hstack of the inputs, or a module."
             )
         if of == "X" and isinstance(array, Mapping):
             raise TypeError(

@@ -36,8 +36,8 @@ INTEGERS = [np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16
 class TrainingData(NamedTuple):
     """The checked data of a fit. X is a tensor only if it has 16 bits or lies on another device."""
 
-    # (n_rows, n_features), float32 or float64, or a tensor of 16 bits: `Features`. For a module it may have more
-    # dimensions or hold integers, and be `Inputs` or `Loaded`.
+    # (n_rows, n_features), float32 or float64, or a tensor of 16 bits: `Features`. For a module it may have
+    # more dimensions or hold integers, and be `Inputs` or `Loaded`.
     X: Any
     codes: np.ndarray  # (n_rows,) int64, index into `classes`
     classes: np.ndarray  # (n_classes,), of which some may have no row of weight
@@ -55,8 +55,8 @@ def check_fit(
 ) -> TrainingData:
     """Check all that `fit` takes; sets `n_features_in_` and `feature_names_in_`.
 
-    With `defer_finite` the caller is to see to it that X is finite, by `check_finite` if in doubt. For a module
-    X may have more than two dimensions, and integers stay integers.
+    With `defer_finite` the caller is to see to it that X is finite, by `check_finite` if in doubt. For a
+    module X may have more than two dimensions, and integers stay integers.
     """
     X, y = _features(X), on_host(y)
     if isinstance(X, Tensor):
@@ -75,9 +75,7 @@ def check_fit(
     return coded(X, y, sample_weight, class_weight, float_info(X))
 
 
-def coded(
-    X: Any, y: np.ndarray, sample_weight: Any, class_weight: Any, info: np.finfo
-) -> TrainingData:
+def coded(X: Any, y: np.ndarray, sample_weight: Any, class_weight: Any, info: np.finfo) -> TrainingData:
     """Check labels and weights of checked rows X, whose dtype has the range `info`."""
     classes, codes = factorise(y)
     if len(classes) < 2:

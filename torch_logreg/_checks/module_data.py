@@ -15,7 +15,6 @@ from torch_logreg._checks.compat import check_feature_names, check_n_features
 from torch_logreg._checks.containers import on_host
 from torch_logreg._checks.data import (
     TrainingData,
-    check_finite,
     check_fit,
     check_labels,
     check_predict,
@@ -27,6 +26,7 @@ from torch_logreg._data.inputs import Inputs, Shapes, is_integral, parts_of, sha
 from torch_logreg._data.loaders import Batches, Item, Loaded, batches_of, codes_among, is_loaded
 from torch_logreg._data.tensors import float_info
 
+NO_CODES = np.empty(0, dtype=np.int64)  # of rows that were not looked at
 
 
 def check_module_fit(
@@ -116,7 +116,8 @@ def refuse_classes(classes: Any, why: str) -> None:
     """Raise where `classes` would not be read."""
     if classes is not None:
         raise ValueError(
-            f"classes={classes!r} is for a module that is fitted to a Dataset or DataLoader; leave it out: {why}."
+            f"classes={classes!r} is for a module that is fitted to a Dataset or DataLoader; leave it out: "
+            f"{why}."
         )
 
 
@@ -169,12 +170,13 @@ def _check_shapes(of: str, expected: Shapes, found: Shapes) -> None:
 def _check_names(of: str, expected: dict[str, Any], found: dict[str, Any]) -> None:
     if set(expected) != set(found):
         raise ValueError(
-            f"{of} has the inputs {list(found)}, and the module was fitted on {list(expected)}; pass the same."
+            f"{of} has the inputs {list(found)}, and the module was fitted on {list(expected)}; pass the "
+            "same."
         )
 
 
 def _rows_of(shape: Shapes) -> str:
-    return f"Inputs of {list(shape)}" if isinstance(shape, dict) else f"rows of shape {shape}"
+    return f"the inputs {list(shape)}" if isinstance(shape, dict) else f"rows of shape {shape}"
 
 
 def _as_seen(estimator: Any, X: Any) -> Any:
@@ -183,9 +185,10 @@ def _as_seen(estimator: Any, X: Any) -> Any:
     for name, part in parts_of(X).items():
         dtype = dtypes[name] if isinstance(dtypes, dict) else dtypes
         if dtype in ("int64", "bool") and not is_integral(part) and not bool((part == part.round()).all()):
+            what = f"X[{name!r}]" if isinstance(dtypes, dict) else "X"
             raise ValueError(
-                f"X{f'[{name!r}]' if isinstance(dtypes, dict) else ''} holds fractions, and the module was fitted "
-                f"on integers, which it takes as torch.{dtype}; pass integers."
+                f"{what} holds fractions, and the module was fitted on integers, which it takes as "
+                f"torch.{dtype}; pass integers."
             )
     return X
 
@@ -202,25 +205,23 @@ def _check_loaded(
     if isinstance(X, DataLoader):
         if estimator.batch_size != "auto":
             raise ValueError(
-                f"batch_size={estimator.batch_size!r} is not read with a {name}, whose batches are trained on; "
-                "set batch_size='auto', and that of the DataLoader."
+                f"batch_size={estimator.batch_size!r} is not read with a {name}, whose batches are trained "
+                "on; set batch_size='auto', and that of the DataLoader."
             )
         if holds_out:
             raise ValueError(
-                f"early_stopping=True keeps rows aside, which a {name} does not give by number; pass its Dataset, "
-                "or early_stopping=False."
+                f"early_stopping=True keeps rows aside, which a {name} does not give by number; pass its "
+                "Dataset, or early_stopping=False."
             )
     batches = batches_of(X)
     known = None if classes is None else _sorted(classes)
-    of_class: np.ndarray
     n_rows = batches.n_rows()
-    first = _first(batches)
-    if known is not None and n_rows and estimator.class_weight is None and first.weights is None and not holds_out:
-        codes_among(_labels(first, name), known, name)
-        of_class = np.ones(len(known))
-        return TrainingData(
-            Loaded(batches, n_rows, known, of_class, first), np.empty(0, np.int64), known, _ones(n_rows)
-        )
+    if known is not None and n_rows and estimator.class_weight is None and not holds_out:
+        first = next(_checked(estimator, batches))
+        if first.weights is None:
+            codes_among(_labels(first, name), known, name)
+            loaded = Loaded(batches, n_rows, known, np.ones(len(known)), first)
+            return TrainingData(loaded, NO_CODES, known, sample_weights(None, np.empty(n_rows, dtype=bool)))
     first, labels, given = _read(estimator, batches)
     if known is None:
         known, codes = factorise(labels)
@@ -244,8 +245,8 @@ def refuse_beside(X: Any, y: Any, sample_weight: Any, names: tuple[str, str]) ->
     for value, name, place in ((y, names[0], "second"), (sample_weight, names[1], "third")):
         if value is not None:
             raise ValueError(
-                f"{name} is given beside a {type(X).__name__}, whose items hold it; leave it out, and have the "
-                f"Dataset give it in the {place} place, as (x, y) or (x, y, weight)."
+                f"{name} is given beside a {type(X).__name__}, whose items hold it; leave it out, and have "
+                f"the Dataset give it in the {place} place, as (x, y) or (x, y, weight)."
             )
 
 
@@ -259,13 +260,6 @@ def _check_kind(X: Any) -> None:
         raise TypeError(
             f"X is a {type(X).__name__}, a Dataset without __len__; define it, or pass a DataLoader of it."
         )
-
-
-def _first(batches: Batches) -> Item:
-    item = next(batches.items(), None)
-    if item is None:
-        raise ValueError(f"{batches.name} gives no batch, and a minimum of 1 row is required.")
-    return item
 
 
 def _labels(item: Item, name: str) -> np.ndarray:
@@ -306,7 +300,3 @@ def _sorted(classes: Any) -> np.ndarray:
     if len(known) < 2 or (counts > 1).any():
         raise ValueError(f"classes={classes!r} must be two labels or more, each once.")
     return known
-
-
-def _ones(n_rows: int) -> np.ndarray:
-    return sample_weights(None, np.empty(n_rows, dtype=bool))

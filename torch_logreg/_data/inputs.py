@@ -44,7 +44,8 @@ class Inputs:
     --------
     >>> import numpy as np
     >>> from torch_logreg import Inputs
-    >>> X = Inputs(image=np.zeros((4, 1, 8, 8), dtype=np.float32), words=np.array([[1, 2], [3, 4], [5, 6], [7, 8]]))
+    >>> words = np.array([[1, 2], [3, 4], [5, 6], [7, 8]])
+    >>> X = Inputs(image=np.zeros((4, 1, 8, 8), dtype=np.float32), words=words)
     >>> X
     Inputs(image=float32 (4, 1, 8, 8), words=int64 (4, 2))
     >>> len(X), X.shape
@@ -114,8 +115,8 @@ def _readable(name: str, value: Any) -> np.ndarray | Tensor:
             array = np.asarray(value)
         except ValueError as error:
             raise ValueError(
-                f"The input {name!r} is a {type(value).__name__} that is no array: {error}; its rows must have "
-                "one shape."
+                f"The input {name!r} is a {type(value).__name__} that is no array: {error}; its rows must "
+                "have one shape."
             ) from error
         if array.dtype.kind not in NUMBERS:
             raise TypeError(
@@ -131,15 +132,17 @@ def _rows_of_key(key: Any, n_rows: int) -> slice | np.ndarray:
     """Rows, as a slice with a positive step or as numbers, of any key that arrays take for their rows."""
     if isinstance(key, tuple):  # scikit-learn cuts by ``X[key, ...]``
         if len(key) != 2 or key[1] is not Ellipsis:
-            raise TypeError(f"Inputs are cut by rows alone, and the key is {key!r}; use X[rows], or X['name'].")
+            raise TypeError(
+                f"Inputs are cut by rows alone, and the key is {key!r}; use X[rows], or X['name']."
+            )
         key = key[0]
     if isinstance(key, slice):
         return key if (key.step or 1) > 0 else np.arange(n_rows)[key]
     rows = key.detach().cpu().numpy() if isinstance(key, Tensor) else np.asarray(key)
     if rows.ndim != 1 or (rows.dtype.kind not in "biu" and rows.size):
         raise TypeError(
-            f"Inputs are cut by a slice, an array of row numbers or a mask, and the key is {key!r}; of one row "
-            "use X[i : i + 1], of one input X['name']."
+            f"Inputs are cut by a slice, an array of row numbers or a mask, and the key is {key!r}; of one "
+            "row use X[i : i + 1], of one input X['name']."
         )
     if rows.dtype.kind != "b":
         return rows.astype(np.int64, copy=False)
@@ -282,4 +285,5 @@ def expected_of(X: OfModule) -> str:
         named = ", ".join(f"{name} of shape {tuple(X[name].shape[1:])}" for name in X.keys())
         return f"Its forward has to take, for each row, {named}"
     shape = tuple(X.shape[1:])
-    return f"Its first layer has to take {f'{shape[0]} columns' if len(shape) == 1 else f'rows of shape {shape}'}"
+    taken = f"{shape[0]} columns" if len(shape) == 1 else f"rows of shape {shape}"
+    return f"Its first layer has to take {taken}"

@@ -43,8 +43,8 @@ class Coded(NamedTuple):
 class Batches(ABC):
     """Batches of rows that somebody else loads.
 
-    Whatever would be drawn from global generators on the way, orders and augmentations, is drawn from a stream
-    of random numbers: these are left as they are.
+    Whatever would be drawn from global generators on the way, orders and augmentations, is drawn from a
+    stream of random numbers: these are left as they are.
     """
 
     name: str  # of what was given, for messages
@@ -58,7 +58,7 @@ class Batches(ABC):
     def train(
         self, batch_size: int | None, generator: torch.Generator, stream: RandomStream
     ) -> Iterator[Any]:
-        """All batches of an epoch: of their own, or of `batch_size` rows in an order drawn from `generator`."""
+        """All batches of an epoch: of their own, or `batch_size` rows in an order drawn from `generator`."""
 
     @abstractmethod
     def n_rows(self) -> int | None:
@@ -188,6 +188,8 @@ def unpacked(batch: Any, name: str) -> Item:
     if not isinstance(X, Inputs) and X.ndim == 0:
         raise ValueError(f"{name} gives single rows, and batches are needed; set its batch_size.")
     if y is not None:
+        if np.ndim(_host(y)) == 0:
+            raise ValueError(f"{name} gives single rows, and batches are needed; set its batch_size.")
         y = labels_of(y, name)
         if len(y) != len(X):
             raise ValueError(f"{name} gives a batch of {len(X)} rows with {len(y)} labels; {FORMS}.")
@@ -306,9 +308,9 @@ def codes_among(labels: np.ndarray, classes: np.ndarray, name: str) -> np.ndarra
         codes = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
         wrong = np.flatnonzero(classes[codes] != labels)
     if not alike or len(wrong):
-        label = labels[wrong[0] if alike else 0]
+        label = labels[wrong[:1] if alike else slice(1)].tolist()[0]
         raise ValueError(
-            f"{name} has the label {label!r}, which is none of the classes {classes.tolist()}; drop its rows, or "
-            "fit with all classes."
+            f"{name} has the label {label!r}, which is none of the classes {classes.tolist()}; drop its "
+            "rows, or fit with all classes."
         )
     return codes

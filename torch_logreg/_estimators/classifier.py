@@ -81,10 +81,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
 
     module : nn.Module, callable or ModuleSpec, default=None
         What is trained. None: the linear model. An instance is copied and never changed; a callable that is
-        no class is called with ``(n_features, n_outputs)`` and returns a module; a `ModuleSpec` is such a
-        callable with settings that a grid search can set. A class of modules raises. The module gives one
-        output a row for two classes, or one a class. The penalty is on its trainable weights, not on biases
-        nor on norm layers.
+        no class is called with ``(n_features, n_outputs)`` and returns a module, where the first is
+        ``X.shape[1]``, of `Inputs` a dict of these by name; a `ModuleSpec` is such a callable with settings
+        that a grid search can set. A class of modules raises. The module gives one output a row for two
+        classes, or one a class. The penalty is on its trainable weights, not on biases nor on norm layers.
 
     criterion : loss of torch.nn or callable, default=None
         None: binary cross-entropy of one logit, softmax cross-entropy of several. An instance or a
@@ -123,7 +123,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
 
     batch_size : int, "auto" or None, default="auto"
         Rows in a minibatch of "sgd". None: all. "auto": for the linear model all up to 10 000 rows, else
-        256; for a module 200. Sums over a short last batch are divided by `batch_size` too.
+        256; for a module 200, or what a DataLoader gives. Sums over a short last batch are divided by
+        `batch_size` too.
 
     lr_schedule : callable, default=None
         Takes the optimizer and returns a scheduler of ``torch.optim.lr_scheduler``, stepped each epoch.
@@ -176,7 +177,15 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         The class labels, sorted.
 
     n_features_in_ : int
-        Number of columns of X in `fit`.
+        Number of columns of X in `fit`: ``X.shape[1]``, of `Inputs` the sum of these, where an input of one
+        dimension counts 1.
+
+    input_shape_ : tuple of int or dict
+        The shape of a row, which rows to predict must have. Only with a `module`; of `Inputs` by name.
+
+    input_dtype_ : str or dict
+        The dtype that X goes into the `module` as: "float32", "float64", or for integers that it takes as
+        they are "int64" ("bool" for truth values). Only with a `module`; of `Inputs` by name.
 
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, if X had names that are all strings.
@@ -205,7 +214,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
 
     loss_curve_ : ndarray of shape (n_iter,)
         The objective divided by ``C * sum(s)``, before each update. While "natural-sgd" is on a sample of
-        the rows, which ``rows_read`` of `history_` tells, it is an estimate from these.
+        the rows, which ``rows_read`` of `history_` tells, it is an estimate from these. Of a Dataset or
+        DataLoader it is the mean over the batches of each epoch, as they were trained on.
 
     history_ : pandas.DataFrame
         One row an update: ``objective``, ``gradient_norm``, ``rows_read``, ``step``, ``seconds``.
@@ -334,8 +344,16 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
             Training rows. Sparse input is computed with as CSR and never made dense as a whole.
 
-        y : array-like of shape (n_samples,)
-            Class labels: numbers, strings, booleans or categories, of two or more classes.
+            A `module` takes more: arrays and tensors of shape (n_samples, n_features, ...), such as images
+            (n_samples, channels, height, width); integers, which go in as floats, or as int64 where its first
+            forward pass raises for floats and not for integers (``nn.Embedding``); `Inputs`, several arrays
+            for the arguments of ``forward``; a map-style ``torch.utils.data.Dataset``, or a ``DataLoader``
+            whose batches, order and workers are then what is trained on. Either gives pairs of x and y, or
+            triples with a weight, where x is a tensor, or a dict of tensors for several inputs.
+
+        y : array-like of shape (n_samples,), default=None
+            Class labels: numbers, strings, booleans or categories, of two or more classes. None for a Dataset
+            or DataLoader, which gives them with the rows.
 
         sample_weight : array-like of shape (n_samples,) or float, default=None
             Weights of the rows, not negative; 1 each by default. A weight of 2 is the row twice, a
@@ -348,6 +366,11 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
 
         intercept_init : array-like of shape (1,) or (n_classes,), default=None
             Intercepts to start from, likewise.
+
+        classes : array-like of shape (n_classes,), default=None
+            The labels that a Dataset or DataLoader gives. None: a first pass over it finds them. With them,
+            there is no such pass where the number of rows is known, none has a weight, `class_weight` is None
+            and no rows are kept aside.
 
         Returns
         -------
@@ -432,9 +455,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         """Whether losses are the criterion's own: all solvers but "sgd" minimise the cross-entropy."""
         return self.module is not None or (self.criterion is not None and self._solver_name() == "sgd")
 
-    def _checked(
-        self, X: Any, y: Any, sample_weight: Any, classes: Any, defer_finite: bool
-    ) -> TrainingData:
+    def _checked(self, X: Any, y: Any, sample_weight: Any, classes: Any, defer_finite: bool) -> TrainingData:
         if self.module is not None:
             return check_module_fit(self, X, y, sample_weight, classes, holds_out=bool(self.early_stopping))
         refuse_classes(classes, "this is the linear model")

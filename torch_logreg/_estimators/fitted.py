@@ -94,7 +94,8 @@ class FittedModel(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
+            The rows to predict. For a `module` also of more dimensions, `Inputs`, a Dataset or a DataLoader,
+            as in `fit`.
 
         Returns
         -------
@@ -110,14 +111,16 @@ class FittedModel(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
+            The rows to predict. For a `module` also of more dimensions, `Inputs`, a Dataset or a DataLoader,
+            as in `fit`.
 
         Returns
         -------
         y : ndarray of shape (n_samples,)
             The most probable class of each row; of equals the first in `classes_`.
         """
-        return self.classes_[self._predictions(X, _codes)[:, 0]]
+        codes = self._predictions(X, _codes)
+        return self.classes_[codes[:, 0]]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict class probabilities.
@@ -125,7 +128,8 @@ class FittedModel(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
+            The rows to predict. For a `module` also of more dimensions, `Inputs`, a Dataset or a DataLoader,
+            as in `fit`.
 
         Returns
         -------
@@ -140,7 +144,8 @@ class FittedModel(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
+            The rows to predict. For a `module` also of more dimensions, `Inputs`, a Dataset or a DataLoader,
+            as in `fit`.
 
         Returns
         -------
@@ -156,13 +161,14 @@ class FittedModel(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
+            The rows to predict. For a `module` also of more dimensions, `Inputs`, a Dataset or a DataLoader,
+            as in `fit`.
 
-        y : array-like of shape (n_samples,)
-            Their true labels.
+        y : array-like of shape (n_samples,), default=None
+            Their true labels. None for a Dataset or DataLoader, which gives them with the rows.
 
         sample_weight : array-like of shape (n_samples,) or float, default=None
-            Weights of the rows.
+            Weights of the rows. A Dataset or DataLoader gives them in the third place.
 
         Returns
         -------

@@ -109,7 +109,9 @@ def module_predictions(
         dtypes = next(module.parameters()).dtype
     raw = outputs_of(ModulePredictor(module, device).outputs, device, dtypes)
     # Rows are dense there, and may have many numbers.
-    step = min(chunk_rows(X, n_outputs, device), max(1, limits_of(device).module_numbers // numbers_of_row(X)))
+    step = min(
+        chunk_rows(X, n_outputs, device), max(1, limits_of(device).module_numbers // numbers_of_row(X))
+    )
     if isinstance(X, Tensor) and X.dtype in HALF:
         step = min(step, upcast_rows(X))
     return by_chunks(X, step, lambda rows: output(link, raw(rows)))

@@ -132,4 +132,6 @@ class LoadedRows(Minibatched):
 
 def _refuse_infinity(found: Tensor, dtype: torch.dtype) -> None:
     if not bool(torch.isfinite(found).all()):
-        raise ValueError(f"Sums over the rows of X overflow {dtype}: divide what is large in X by a power of ten.")
+        raise ValueError(
+            f"Sums over the rows of X overflow {dtype}: divide what is large in X by a power of ten."
+        )

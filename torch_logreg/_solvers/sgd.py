@@ -58,9 +58,9 @@ class SGD(Solver[Stochastic]):
         batch_size = None if self.batch_size is None or self.batch_size >= rows.n_rows else self.batch_size
         w, n_nominal = w.clone(), rows.nominal(batch_size)
         steps: Steps = LineSearch(w, objective) if self.learning_rate == "auto" else Stock(w, objective, self)
-        reason, n_iter = "max_iter", 0
+        reason, n_iter, in_one = "max_iter", 0, batch_size is None and not rows.streams
         for number in range(self.max_iter):
-            whole = next(rows.minibatches(None, generator)) if batch_size is None and not rows.streams else None
+            whole = next(rows.minibatches(None, generator)) if in_one else None
             if not rows.streams:
                 value, gradient = self._look(objective, w, whole)
                 F, norm = self._on_host(value, gradient, number)
