@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from torch_logreg._checks.compat import check_feature_names, check_n_features
+from torch_logreg._checks.compat import check_feature_names, check_n_features, check_y
 from torch_logreg._checks.containers import on_host
 from torch_logreg._checks.data import (
     TrainingData,
@@ -277,7 +277,8 @@ def _read(estimator: Any, batches: Batches) -> tuple[Item, np.ndarray, np.ndarra
         rest.append(item._replace(X=None))  # of which there may be more than memory holds
     if first is None:
         raise ValueError(f"{batches.name} gives no batch, and a minimum of 1 row is required.")
-    return first, *read_labels(rest, batches.name)
+    labels, weights = read_labels(rest, batches.name)
+    return first, check_y(labels, multi_output=False, y_numeric=False, estimator=estimator), weights
 
 
 def read_labels(items: list[Item], name: str) -> tuple[np.ndarray, np.ndarray | None]:

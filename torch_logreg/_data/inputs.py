@@ -137,7 +137,7 @@ def _rows_of_key(key: Any, n_rows: int) -> slice | np.ndarray:
             )
         key = key[0]
     if isinstance(key, slice):
-        return key if (key.step or 1) > 0 else np.arange(n_rows)[key]
+        return key if (key.step or 1) > 0 else np.arange(n_rows)[key].copy()
     rows = key.detach().cpu().numpy() if isinstance(key, Tensor) else np.asarray(key)
     if rows.ndim != 1 or (rows.dtype.kind not in "biu" and rows.size):
         raise TypeError(
@@ -145,7 +145,7 @@ def _rows_of_key(key: Any, n_rows: int) -> slice | np.ndarray:
             "row use X[i : i + 1], of one input X['name']."
         )
     if rows.dtype.kind != "b":
-        return rows.astype(np.int64, copy=False)
+        return np.array(rows, dtype=np.int64)  # torch warns of memory that nobody may write to
     if len(rows) != n_rows:
         raise IndexError(f"The mask has {len(rows)} values and there are {n_rows} rows.")
     return np.flatnonzero(rows)
