@@ -5,10 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from torch_logreg import Inputs
-from torch_logreg._data.loaders import batches_of, codes_among, cut, is_loaded, labels_of, unpacked
+from torch_logreg._data.loaders import (
+    _starting_anew,
+    batches_of,
+    codes_among,
+    cut,
+    is_loaded,
+    labels_of,
+    unpacked,
+)
 from torch_logreg._runtime.random import RandomStream
 
 CPU = torch.device("cpu")
@@ -113,6 +128,24 @@ def test_a_dataset_is_shuffled_by_the_generator_like_rows_in_memory():
 )
 def test_the_number_of_rows_is_known_where_the_sampler_tells_it(loader, n_rows):
     assert batches_of(loader).n_rows() == n_rows
+
+
+class Five(IterableDataset):
+    def __iter__(self):
+        return iter(range(5))
+
+
+def test_passes_over_a_loader_of_persistent_workers_start_anew():
+    for loader in (
+        DataLoader([1, 2, 3], batch_size=2, num_workers=1, persistent_workers=True),
+        DataLoader([1, 2, 3], batch_size=None, num_workers=1, persistent_workers=True),
+        DataLoader(Five(), batch_size=2, num_workers=1, persistent_workers=True, drop_last=True),
+    ):
+        anew = _starting_anew(loader)
+        assert getattr(anew.batch_sampler, "batch_size", None) == loader.batch_size
+        assert anew.num_workers == 1 and not anew.persistent_workers
+    loader = DataLoader([1, 2, 3])
+    assert _starting_anew(loader) is loader
 
 
 # ---- what a batch holds ----

@@ -87,7 +87,7 @@ class LoaderBatches(Batches):
         now = [generator.get_state() for generator in self._generators]
         _set(self._generators, self._origin)
         try:
-            yield from _drawn(self._loader, RandomStream(LOOK_SEED, CPU))
+            yield from _drawn(_starting_anew(self._loader), RandomStream(LOOK_SEED, CPU))
         finally:
             _set(self._generators, now)
 
@@ -155,6 +155,33 @@ def _generators_of(loader: DataLoader) -> list[torch.Generator]:
 def _set(generators: list[torch.Generator], states: list[Tensor]) -> None:
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
+
+
+def _starting_anew(loader: DataLoader) -> DataLoader:
+    """A loader of the same batches, whose passes do not know of one another.
+
+    Workers that persist draw their seed from the generator in the first pass alone: where that only looked,
+    the passes that train would have another order than those of a loop.
+    """
+    if not (loader.num_workers and loader.persistent_workers):
+        return loader
+    order: dict[str, Any] = {"batch_sampler": loader.batch_sampler}
+    if isinstance(loader.dataset, IterableDataset):
+        order = {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
+    elif loader.batch_sampler is None:
+        order = {"batch_size": None, "sampler": loader.sampler}
+    return DataLoader(
+        loader.dataset,
+        **order,
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        prefetch_factor=loader.prefetch_factor,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+    )
 
 
 def _drawn(loader: DataLoader, stream: RandomStream) -> Iterator[Any]:
