@@ -22,6 +22,7 @@ from torch_logreg._modules.copies import copied
 from torch_logreg._modules.probe import MATERIALISING_ROWS, REFUSALS, evaluate
 from torch_logreg._runtime.devices import supports_float64
 
+CPU = torch.device("cpu")
 MOST_TRIED = 6  # inputs of integers of which every choice is tried; of more only all and none
 
 
@@ -47,9 +48,10 @@ def dtypes_named(names: Any) -> Dtypes:
 
 
 def choose_formats(module: nn.Module, X: Any, device: torch.device) -> Formats:
-    """Try the first rows of X in `module`, where integers are among them; it is left as it is.
+    """Try the first rows of X in a copy of `module`, where integers are among them.
 
-    Floats decide on the dtype of the module. With integers alone that are kept, it keeps its own. Inside
+    Floats decide on the dtype of the module. With integers alone that are kept, it keeps its own. It is tried
+    on the CPU: elsewhere an operation that fails may raise later, or leave the device unusable. Inside
     `RandomStream.running`, as modules may draw.
     """
     integral = [name for name, part in parts_of(X).items() if is_integral(part)]
@@ -58,13 +60,15 @@ def choose_formats(module: nn.Module, X: Any, device: torch.device) -> Formats:
     few, refused = X[:MATERIALISING_ROWS], []
     for kept in _choices(integral):
         formats = _formats(module, X, device, kept)
-        tried = copied(module).to(device=device, dtype=formats.module).eval()
+        tried = copied(module).to(device=CPU, dtype=formats.module).eval()
         try:
-            evaluate(tried, to_module(few, device, formats.inputs)).cpu()  # some devices raise no sooner
+            evaluate(tried, to_module(few, CPU, formats.inputs))
         except (*REFUSALS, TypeError, AttributeError) as error:
             refused.append(error)
             continue
         return formats
+    if device.type != "cpu":  # it may be one for that device alone
+        return _formats(module, X, device, ())
     as_floats, as_integers = refused[:2]
     as_floats.add_note(
         f"As integers, {', '.join(integral)} went in too, and it raised {type(as_integers).__name__}: "

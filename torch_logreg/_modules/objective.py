@@ -48,7 +48,8 @@ class Epoch:
 
     def value(self) -> Tensor:
         """F, (1,)."""
-        loss, weight, penalty = self._sums.split(1)
+        # By slices: not every backend can compute with the views of `split`.
+        loss, weight, penalty = self._sums[:1], self._sums[1:2], self._sums[2:]
         return loss / weight + penalty / self._n_batches
 
 
