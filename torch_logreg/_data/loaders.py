@@ -98,11 +98,11 @@ class LoaderBatches(Batches):
 
     def n_rows(self) -> int | None:
         loader = self._loader
-        own = isinstance(loader.dataset, IterableDataset) or loader.batch_size is None
-        if own or not isinstance(loader.sampler, Sized):
+        size, streams = loader.batch_size, isinstance(loader.dataset, IterableDataset)
+        if size is None or streams or not isinstance(loader.sampler, Sized):
             return None
         n = len(loader.sampler)
-        return n - n % loader.batch_size if loader.drop_last else n
+        return n - n % size if loader.drop_last else n
 
 
 class DatasetBatches(Batches):

@@ -416,6 +416,31 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             self._warn_not_converged(separated)
         return self
 
+    def score(self, X: Any, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None) -> float:
+        """Mean accuracy of the predicted labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
+            The rows to predict; for a `module` all that `fit` takes.
+
+        y : array-like of shape (n_samples,), default=None
+            Their true labels. None for a Dataset or DataLoader, which gives them with the rows.
+
+        sample_weight : array-like of shape (n_samples,) or float, default=None
+            Weights of the rows. A Dataset or DataLoader gives them in the third place.
+
+        Returns
+        -------
+        accuracy : float
+            The fraction, by weight, of the rows whose label is predicted.
+        """
+        if self.module is None or not is_loaded(X):
+            labels: Any = y
+            return super().score(X, labels, sample_weight)
+        y_true, codes, weights = self._scored(X, y, sample_weight)
+        return float(np.average(self.classes_[codes] == y_true, weights=weights))
+
     def set_params(self, **params: Any) -> Self:
         """Set parameters of this estimator, or of a `ModuleSpec` in it as ``module__hidden``.
 

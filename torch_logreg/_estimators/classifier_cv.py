@@ -516,7 +516,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
     def _scorer(self) -> Callable[..., float]:
         return get_scorer(self.scoring or "accuracy")
 
-    def score(
+    def score(  # type: ignore[override]  # y is needed: no Dataset gives it
         self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, **score_params: Any
     ) -> float:
         """Score of the predictions by `scoring`.

@@ -155,35 +155,31 @@ class FittedModel(ClassifierMixin, BaseEstimator):
         """
         return self._predictions(X, lambda link, z: link.log_probability(z))
 
-    def score(self, X: Any, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None) -> float:
+    def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Mean accuracy of the predicted labels.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict. For a `module` also of more dimensions, `Inputs`, a Dataset or a DataLoader,
-            as in `fit`.
+            The rows to predict.
 
-        y : array-like of shape (n_samples,), default=None
-            Their true labels. None for a Dataset or DataLoader, which gives them with the rows.
+        y : array-like of shape (n_samples,)
+            Their true labels.
 
         sample_weight : array-like of shape (n_samples,) or float, default=None
-            Weights of the rows. A Dataset or DataLoader gives them in the third place.
+            Weights of the rows.
 
         Returns
         -------
         accuracy : float
             The fraction, by weight, of the rows whose label is predicted.
         """
-        if self.module is not None and is_loaded(X):
-            check_is_fitted(self)
-            y, codes, weights = self._scored(X, y, sample_weight)
-            return float(np.average(self.classes_[codes] == y, weights=weights))
         y = on_host(y)
         return super().score(X, y, sample_weight=one_a_row(sample_weight, y))
 
     def _scored(self, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Labels, predicted codes and weights of the rows of a Dataset or DataLoader."""
+        check_is_fitted(self)
         refuse_beside(X, y, sample_weight, ("y", "sample_weight"))
         batches = check_module_predict(self, X)
         with saying_what_to_do(X, self.device), safe_after_fork():

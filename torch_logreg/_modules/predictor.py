@@ -8,6 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from torch_logreg._data.inputs import OfModule
 from torch_logreg._modules.copies import Traces, copied, sharing_parameters
 from torch_logreg._modules.probe import evaluate
 from torch_logreg._runtime.compat import version
@@ -65,7 +66,7 @@ class ModulePredictor:
         self._module, self._device = module, device
         self._here = module if _is_on(module, device) else _moved(module, device)
 
-    def outputs(self, X: Tensor) -> Tensor:
+    def outputs(self, X: OfModule) -> Tensor:
         """The outputs for dense rows on the device."""
         habits = _HABITS.get(self._module)
         if habits is None:
@@ -79,7 +80,7 @@ class ModulePredictor:
             with RandomStream(0, self._device).running():
                 return evaluate(module, X)
 
-    def _watched(self, X: Tensor) -> Tensor:
+    def _watched(self, X: OfModule) -> Tensor:
         """`outputs` the first time, from which the habits are known."""
         module = sharing_parameters(self._here).eval()
         before, stream = Traces(module), RandomStream(0, self._device)
