@@ -24,7 +24,8 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "_accuracy_table.md", "_inputs_table.md", "_benchmarks"]  # parts of other pages
+# Parts of other pages.
+exclude_patterns = ["_build", "_accuracy_table.md", "_inputs_section.md", "_inputs_table.md", "_benchmarks"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3

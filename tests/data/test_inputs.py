@@ -103,6 +103,7 @@ def test_frames_and_lists_become_arrays_and_arrays_stay_what_they_are():
     array, tensor = np.zeros((2, 1)), torch.zeros(2, dtype=torch.bfloat16)
     X = Inputs(a=array, b=tensor, c=pd.DataFrame({"u": [1, 2], "v": [3, 4]}), d=[0.5, 1], e=pd.Series([1, 2]))
     assert X["a"] is array and X["b"] is tensor and X["c"].tolist() == [[1, 3], [2, 4]]
+    assert Inputs(a=np.ones(2, dtype=np.longdouble))["a"].dtype == np.float64
     assert repr(X["d"]) == "array([0.5, 1. ])" and X["e"].dtype == np.int64
 
 

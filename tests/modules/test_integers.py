@@ -56,7 +56,7 @@ class Masked(nn.Module):
 
 def chosen(module, X):
     formats = choose_formats(module, X, CPU)
-    assert dtypes_named(formats.names()) == formats.inputs
+    assert dtypes_named(formats.names(), formats.module) == formats.inputs
     return formats.module, formats.names()
 
 

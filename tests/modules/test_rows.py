@@ -235,6 +235,15 @@ def test_early_stopping_keeps_rows_of_every_kind_aside(kind):
     assert max(fitted.validation_scores_) == trained.score(X[kept], Y[kept])
 
 
+def test_a_module_whose_dtype_the_user_changes_predicts_in_it():
+    for kind in ("four dimensions", "several inputs", "integers"):
+        fitted = model(made(kind)).fit(KINDS[kind][1], Y)
+        right = fitted.predict_proba(KINDS[kind][1])
+        fitted.module_.float()
+        assert_allclose(fitted.predict_proba(KINDS[kind][1]), right, rtol=1e-4)
+        assert fitted.predict_proba(KINDS[kind][1]).dtype == np.float32
+
+
 def test_class_weights_count_like_weights_of_rows():
     X, weights = several(), np.where(Y, 3.0, 0.5)
     by_class = model(made("several inputs"), class_weight={0: 0.5, 1: 3.0}).fit(X, Y)

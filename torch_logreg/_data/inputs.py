@@ -123,6 +123,8 @@ def _readable(name: str, value: Any) -> np.ndarray | Tensor:
                 f"The input {name!r} is a {type(value).__name__} of dtype {array.dtype}, which torch has no "
                 "tensors of; encode it as numbers."
             )
+        if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+            array = array.astype(np.float64)  # torch has none larger
     if array.ndim == 0:
         raise ValueError(f"The input {name!r} is one number; an input must have a row for each sample.")
     return array

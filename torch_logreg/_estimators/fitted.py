@@ -76,8 +76,8 @@ class FittedModel(ClassifierMixin, BaseEstimator):
     def _predicted_by_module(self, rows: Any, output: Output) -> np.ndarray:
         """`output` of checked rows."""
         device = resolve_device(self.device, holder(rows))
-        names = vars(self).get("input_dtype_")
-        dtypes = None if names is None else dtypes_named(names)
+        names = vars(self).get("input_dtype_", "float")  # models of earlier versions do not know it
+        dtypes = dtypes_named(names, next(self._module.parameters()).dtype)
         with torch.inference_mode(False), torch.no_grad(), undisturbed(device):
             n_outputs, link = len(self.classes_), LINKS[self._link]
             return module_predictions(rows, self._module, link, n_outputs, device, dtypes, output)

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from torch_logreg._checks.data import TrainingData
 from torch_logreg._contracts.rows import Minibatched
-from torch_logreg._data.inputs import Shapes, float_dtype_of, parts_of, shapes_of, to_memory, widths_of
+from torch_logreg._data.inputs import (
+    Shapes,
+    float_dtype_of,
+    numbers_of_row,
+    parts_of,
+    shapes_of,
+    to_memory,
+    widths_of,
+)
 from torch_logreg._data.loaders import first_of, is_loaded
 from torch_logreg._data.tensors import to_tensor
 from torch_logreg._fit.predictor import Raw, outputs_of
@@ -23,6 +31,7 @@ from torch_logreg._modules.integers import Formats, choose_formats
 from torch_logreg._modules.objective import ModuleObjective
 from torch_logreg._modules.rows import LoadedRows, TensorRows
 from torch_logreg._runtime.compat import original
+from torch_logreg._runtime.limits import limits_of
 from torch_logreg._runtime.random import RandomStream
 
 
@@ -88,7 +97,16 @@ class ModuleProblem(Problem):
     def decision(self, w: Tensor) -> Raw:
         device, dtypes = self.objective.rows.device, self._formats.inputs
         raw = outputs_of(partial(self.objective.outputs, w), device, dtypes)
-        return lambda some: self._link.decision(raw(some))
+
+        def of_rows(some: Any) -> Tensor:
+            # So few at a time that their activations fit in memory, as in a pass over all rows.
+            step = max(1, limits_of(device).dense_numbers // numbers_of_row(some))
+            starts = range(0, some.shape[0], step)
+            return self._link.decision(
+                torch.cat([raw(some[start : start + step]) for start in starts], dim=1)
+            )
+
+        return of_rows
 
     def snapshot(self, w: Tensor) -> Any:
         return self.objective.snapshot(w)

@@ -98,15 +98,10 @@ def module_predictions(
     link: Link,
     n_outputs: int,
     device: torch.device,
-    dtypes: Dtypes | None,
+    dtypes: Dtypes,
     output: Output,
 ) -> np.ndarray:
-    """`output` of what a module gives in eval mode, whatever mode a user of it has put it in.
-
-    `dtypes` are those of the inputs; models of earlier versions have only the one of their parameters.
-    """
-    if dtypes is None:
-        dtypes = next(module.parameters()).dtype
+    """`output` of what a module gives in eval mode, whatever mode a user of it has put it in."""
     raw = outputs_of(ModulePredictor(module, device).outputs, device, dtypes)
     # Rows are dense there, and may have many numbers.
     step = min(

@@ -39,12 +39,15 @@ class Formats(NamedTuple):
         return _word(self.inputs)
 
 
-def dtypes_named(names: Any) -> Dtypes:
-    """The dtypes of `Formats.names`."""
+def dtypes_named(names: Any, floats: torch.dtype) -> Dtypes:
+    """The dtypes of `Formats.names` for a module that computes in `floats`, whatever it did when fitted."""
     if isinstance(names, dict):
-        return {name: getattr(torch, word) for name, word in names.items()}
-    dtype: torch.dtype = getattr(torch, names)
-    return dtype
+        return {name: _dtype(word, floats) for name, word in names.items()}
+    return _dtype(names, floats)
+
+
+def _dtype(word: str, floats: torch.dtype) -> torch.dtype:
+    return {"int64": torch.int64, "bool": torch.bool}.get(word, floats)
 
 
 def choose_formats(module: nn.Module, X: Any, device: torch.device) -> Formats:
