@@ -115,7 +115,9 @@ def test_an_objective_can_do_what_its_kind_says(kind):
         assert (objective.factorable() is objective) == (Factorable in abilities)
         assert isinstance(objective.at(objective.zeros()), Fisher) == (Factorable in abilities)
     if Stochastic in abilities:
-        assert isinstance(objective.rows, Minibatched)
+        assert isinstance(objective.rows, Minibatched) and not objective.rows.streams
+        w = objective.zeros()
+        assert torch.equal(objective.epoch_value(w), objective.value(w))
 
 
 @objectives_of_each_kind

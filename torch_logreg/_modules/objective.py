@@ -193,20 +193,24 @@ class ModuleObjective(Stochastic):
 
         Also a short last batch is divided by `n_nominal`: its mean would count each of its rows for more.
         """
+        loss, gradient = self._of_batch(w, block, n_nominal)
+        return self._value(w, loss, self.rows.n_rows / n_nominal), gradient
+
+    def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
+        return self._of_batch(w, block, n_nominal)[1]
+
+    def _of_batch(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
+        """The sum of the losses, and the gradient of F."""
         self._load(w)
         self._train(len(block.target))
         self._drawn_from = self.stream.state
-        factor = self.rows.n_rows / n_nominal
         with self.stream.running(), torch.enable_grad():
             outputs = forward(self.module, dense(block.X, 0, len(block.target)))
             loss = self._loss(outputs, block.target, block.weights[0])
             gradient = self._gradient(loss)
         if self.rows.streams:
             self._epoch.add(block, loss.detach(), self._penalty(w))
-        return self._value(w, loss.detach(), factor), self._penalise_gradient(w, gradient, factor)
-
-    def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
-        return self.batch_value_and_gradient(w, block, n_nominal)[1]
+        return loss.detach(), self._penalise_gradient(w, gradient, self.rows.n_rows / n_nominal)
 
     @torch.no_grad()
     def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
@@ -230,7 +234,7 @@ class ModuleObjective(Stochastic):
 
     def epoch_value(self, w: Tensor) -> Tensor:
         if not self.rows.streams:
-            return self.value(w)
+            return super().epoch_value(w)
         epoch, self._epoch = self._epoch, self._new_epoch()
         return epoch.value()
 

@@ -79,7 +79,8 @@ class SGD(Solver[Stochastic]):
                 reason = "callback"
             if reason != "max_iter":
                 break
-        F, norm = self._on_host(*objective.value_and_gradient(w), n_iter)
+        end = (objective.value(w), None) if rows.streams else objective.value_and_gradient(w)
+        F, norm = self._on_host(*end, n_iter)
         P = objective.n_problems
         return Solution(w, F, norm, np.full(P, n_iter, dtype=np.int32), [reason] * P)
 
