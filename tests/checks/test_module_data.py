@@ -361,6 +361,19 @@ def test_rows_to_validate_with_are_checked_like_those_to_predict_and_coded_among
     assert kept.classes is data.classes
 
 
+def test_rows_to_validate_with_are_not_held_to_the_fit_before():
+    estimator = model(Bag()).fit(WORDS, Y)
+    estimator.set_params(module=linear)
+    data = _checked(estimator, FLAT, Y)
+    assert check_validation(estimator, data, FLAT + 0.5, Y, None).X.shape == (N, 16)
+    for X, words in (
+        (pairs(IMAGES), r"The x of TensorDataset has rows of shape \(1, 4, 4\)"),
+        (both(), "inputs"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check_validation(estimator, data, X, None if isinstance(X, Dataset) else Y, None)
+
+
 def test_rows_to_validate_the_linear_model_with_are_checked_too():
     estimator = TorchLogisticClassifier()
     data = check_fit(estimator, FLAT, Y, None, None)
@@ -370,6 +383,7 @@ def test_rows_to_validate_the_linear_model_with_are_checked_too():
         (FLAT[:3, :2], Y[:3], "X has 2 features"),
         (FLAT[:3], [0, 1, 7], "y_val has the label 7"),
         (FLAT[:3], None, "requires y"),
+        (pairs(), None, "X is a TensorDataset"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises((ValueError, TypeError), match=words):
             check_validation(estimator, data, X, y, None)

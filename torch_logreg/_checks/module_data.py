@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -39,8 +38,10 @@ def check_module_fit(
 ) -> TrainingData:
     """Check all that `fit` takes with a module; sets `n_features_in_`, `feature_names_in_`, `input_shape_`.
 
-    `holds_out` says that rows of it are to be kept aside.
+    `holds_out` says that rows of it are to be kept aside. `input_dtype_` is not known before the module is
+    built.
     """
+    vars(estimator).pop("input_dtype_", None)
     if is_loaded(X):
         data = _check_loaded(estimator, X, y, sample_weight, classes, holds_out)
         check_n_features(estimator, data.X, reset=True)
@@ -49,7 +50,7 @@ def check_module_fit(
         return data
     refuse_classes(classes, "y has the labels of all rows")
     if isinstance(X, Inputs):
-        X = _check_inputs(estimator, X)
+        X = _check_inputs(X)
         check_n_features(estimator, X, reset=True)
         check_feature_names(estimator, X, reset=True)
         y = check_labels(estimator, X, on_host(y))
@@ -67,7 +68,7 @@ def check_module_predict(estimator: Any, X: Any) -> Any:
         return batches_of(X)
     expected = _shape_seen(estimator)
     if isinstance(X, Inputs):
-        found = shapes_of(_check_inputs(estimator, X))
+        found = shapes_of(_check_inputs(X))
         _check_shapes("X", expected, found)
         return _as_seen(estimator, X)
     if isinstance(expected, dict):
@@ -83,12 +84,12 @@ def check_module_predict(estimator: Any, X: Any) -> Any:
 
 def check_batch(estimator: Any, item: Item, name: str) -> Any:
     """Check the rows of a batch to predict, of which those of another batch may be longer or shorter."""
-    expected, found = _shape_seen(estimator), shapes_of(item.X)
-    if isinstance(expected, dict) != isinstance(found, dict):
-        _check_shapes(f"The x of {name}", expected, found)
+    of, expected, found = f"The x of {name}", _shape_seen(estimator), shapes_of(item.X)
     if isinstance(expected, dict) and isinstance(found, dict):
-        _check_names(f"The x of {name}", expected, found)
-    _check_values(estimator, item.X, f"The x of {name}")
+        _check_names(of, expected, found)
+    elif isinstance(expected, dict) or isinstance(found, dict) or len(expected) != len(found):
+        _check_shapes(of, expected, found)
+    _check_values(item.X, of)
     return _as_seen(estimator, item.X)
 
 
@@ -97,15 +98,15 @@ def check_validation(estimator: Any, data: TrainingData, X: Any, y: Any, sample_
 
     Weights are those given, without those of the classes. `n_features_in_` and `input_shape_` are set before.
     """
-    if is_loaded(X):
+    is_module = estimator.module is not None
+    if is_module and is_loaded(X):
         refuse_beside(X, y, sample_weight, ("y_val", "sample_weight_val"))
-        _check_kind(X)
-        batches = batches_of(X)
+        batches = check_module_predict(estimator, X)
         first, labels, weights = _read(estimator, batches)
+        check_batch(estimator, first, batches.name)
         codes = codes_among(labels, data.classes, batches.name)
         loaded = Loaded(batches, len(codes), data.classes, np.ones(len(data.classes)), first)
         return TrainingData(loaded, codes, data.classes, sample_weights(weights, labels))
-    is_module = estimator.module is not None
     rows = check_module_predict(estimator, X) if is_module else check_predict(estimator, X)
     labels = check_labels(estimator, np.empty(rows.shape[0]), on_host(y))
     codes = codes_among(labels, data.classes, "y_val")
@@ -124,19 +125,18 @@ def refuse_classes(classes: Any, why: str) -> None:
 # ---- several inputs ----
 
 
-def _check_inputs(estimator: BaseEstimator, X: Inputs) -> Inputs:
+def _check_inputs(X: Inputs) -> Inputs:
     if not len(X):
         raise ValueError(f"X is {X!r}, without a row, and a minimum of 1 is required.")
-    _check_values(estimator, X, "X")
+    _check_values(X, "X")
     return X
 
 
-def _check_values(estimator: BaseEstimator, X: Any, of: str) -> None:
+def _check_values(X: Any, of: str) -> None:
     """Check that numbers are real and finite."""
     for name, part in parts_of(X).items():
         what = f"{of}[{name!r}]" if isinstance(X, Inputs) else of
-        kind = part.is_complex() if isinstance(part, Tensor) else part.dtype.kind == "c"
-        if kind:
+        if part.is_complex() if isinstance(part, Tensor) else part.dtype.kind == "c":
             raise ValueError(f"Complex data not supported: {what} is of dtype {part.dtype}.")
         if 0 in part.shape:
             raise ValueError(f"{what} has the shape {tuple(part.shape)}, and each row must hold a number.")
@@ -217,7 +217,7 @@ def _check_loaded(
     known = None if classes is None else _sorted(classes)
     n_rows = batches.n_rows()
     if known is not None and n_rows and estimator.class_weight is None and not holds_out:
-        first = next(_checked(estimator, batches))
+        first = next(_checked(batches))
         if first.weights is None:
             codes_among(_labels(first, name), known, name)
             loaded = Loaded(batches, n_rows, known, np.ones(len(known)), first)
@@ -272,7 +272,7 @@ def _read(estimator: Any, batches: Batches) -> tuple[Item, np.ndarray, np.ndarra
     """The first batch, and the labels and weights of all rows, in one pass."""
     first: Item | None = None
     rest: list[Item] = []
-    for item in _checked(estimator, batches):
+    for item in _checked(batches):
         first = item if first is None else first
         rest.append(item._replace(X=None))  # of which there may be more than memory holds
     if first is None:
@@ -290,9 +290,9 @@ def read_labels(items: list[Item], name: str) -> tuple[np.ndarray, np.ndarray | 
     return np.concatenate(labels), np.concatenate(weights) if weights else None
 
 
-def _checked(estimator: Any, batches: Batches) -> Iterator[Item]:
+def _checked(batches: Batches) -> Iterator[Item]:
     for item in batches.items():
-        _check_values(estimator, item.X, f"The x of {batches.name}")
+        _check_values(item.X, f"The x of {batches.name}")
         yield item
 
 
