@@ -202,7 +202,7 @@ error(
     "Input X contains infinity",
     X=lambda: changed(X.astype("f2"), (3, 1), np.inf),
 )
-error("X: arrays", "a dict", "TypeError", "not 'dict'", X=lambda: {"a": X[:, 0]})
+error("X: arrays", "a dict", "TypeError", "pass Inputs(**X) to a module", X=lambda: {"a": X[:, 0]})
 error("X: arrays", "a generator", "TypeError", "X is a generator", X=lambda: (row for row in X))
 error(
     "X: arrays",

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -64,7 +65,7 @@ def on_host(array: Any, of: str = "y") -> Any:
                 f"{of} is {array!r}, which the forward of a module takes by name, and this is the linear "
                 "model; pass one array, such as np.hstack of the inputs, or a module."
             )
-        if of == "X" and isinstance(array, Mapping):
+        if of == "X" and isinstance(array, Mapping) and not scipy.sparse.issparse(array):
             raise TypeError(
                 f"X is a {type(array).__name__} of {list(array)}; pass Inputs(**X) to a module whose forward "
                 "takes these by name, or pandas.DataFrame(X) where each is a column."
