@@ -236,9 +236,9 @@ def test_metadata_requests_are_those_of_logistic_regression():
     estimators = TorchLogisticClassifier(), LogisticRegression()
 
     def requests():
-        """Of all methods; but for values to start from, which `fit` there does not take."""
+        """Of all methods; but for values to start from and classes, which `fit` there does not take."""
         got, expected = (estimator.get_metadata_routing()._serialize() for estimator in estimators)
-        assert got["fit"].pop("coef_init") is got["fit"].pop("intercept_init") is None
+        assert [got["fit"].pop(name) for name in ("coef_init", "intercept_init", "classes")] == [None] * 3
         return got, expected
 
     got, expected = requests()
