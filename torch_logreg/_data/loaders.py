@@ -21,6 +21,7 @@ FORMS = (
     "it must give pairs (x, y), or (x, y, weight), with x a tensor, or a dict of tensors by the names of "
     "`forward`'s arguments"
 )
+SINGLE = "single rows, and batches are needed; set its batch_size."
 _END = object()
 
 
@@ -213,10 +214,8 @@ def unpacked(batch: Any, name: str) -> Item:
     if not isinstance(X, Tensor | np.ndarray | Inputs):
         raise TypeError(f"{name} gives batches whose x is a {type(X).__name__}; {FORMS}.")
     if not isinstance(X, Inputs) and X.ndim == 0:
-        raise ValueError(f"{name} gives single rows, and batches are needed; set its batch_size.")
+        raise ValueError(f"{name} gives {SINGLE}")
     if y is not None:
-        if np.ndim(_host(y)) == 0:
-            raise ValueError(f"{name} gives single rows, and batches are needed; set its batch_size.")
         y = labels_of(y, name)
         if len(y) != len(X):
             raise ValueError(f"{name} gives a batch of {len(X)} rows with {len(y)} labels; {FORMS}.")
@@ -230,6 +229,8 @@ def unpacked(batch: Any, name: str) -> Item:
 def labels_of(y: Any, name: str) -> np.ndarray:
     """Labels (n,) of a batch; a column of them is as good."""
     labels = np.asarray(_host(y))
+    if labels.ndim == 0:
+        raise ValueError(f"{name} gives {SINGLE}")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
@@ -332,7 +333,7 @@ def codes_among(labels: np.ndarray, classes: np.ndarray, name: str) -> np.ndarra
     """The index of each label in sorted `classes`."""
     alike = (labels.dtype.kind in "biuf") == (classes.dtype.kind in "biuf")
     if alike:
-        codes = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
+        codes = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
         wrong = np.flatnonzero(classes[codes] != labels)
     if not alike or len(wrong):
         label = labels[wrong[:1] if alike else slice(1)].tolist()[0]
