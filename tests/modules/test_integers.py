@@ -111,6 +111,39 @@ def test_integers_of_every_kind_are_fitted_and_predicted_alike(kind, dtype):
         assert model.feature_names_in_.tolist() == list("abc")
 
 
+FRAME = pd.DataFrame(WORDS, columns=list("abc"))
+HELD = {
+    "a list": WORDS.tolist(),
+    "a nullable frame": pd.DataFrame(WORDS, columns=list("abc")).astype("Int64"),
+    "a frame of several dtypes": pd.DataFrame(WORDS, columns=list("abc")).astype(
+        {"a": "int8", "b": "UInt16"}
+    ),
+    "big-endian": WORDS.astype(">i4"),
+    "64 bits without a sign": WORDS.astype(np.uint64),
+    "backwards in memory": WORDS[::-1].copy()[::-1],
+    "columns in memory": np.asfortranarray(WORDS),
+}
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_integers_are_kept_however_they_are_held(held):
+    settings = {"learning_rate": 0.5, "max_iter": 2, "tol": None, "random_state": 0}
+    expected = TorchLogisticClassifier(module=Bag(), **settings).fit(WORDS, Y)
+    fitted = TorchLogisticClassifier(module=expected.module, **settings).fit(HELD[held], Y)
+    assert fitted.input_dtype_ == "int64"
+    np.testing.assert_array_equal(fitted.predict_proba(HELD[held]), expected.predict_proba(WORDS))
+    assert hasattr(fitted, "feature_names_in_") == ("frame" in held)
+
+
+def test_integers_beyond_int64_and_missing_ones_go_in_or_are_refused_as_floats():
+    settings = {"learning_rate": 1e-30, "max_iter": 1, "tol": None, "random_state": 0}
+    huge = WORDS.astype(np.uint64) + np.uint64(2**63 + 2**20)
+    assert TorchLogisticClassifier(module=nn.Linear(3, 1), **settings).fit(huge, Y).input_dtype_ == "float64"
+    missing = pd.DataFrame(WORDS).astype("Int64").mask(WORDS == 3)
+    with pytest.raises(ValueError, match="contains NaN"):
+        TorchLogisticClassifier(module=Bag(), **settings).fit(missing, Y)
+
+
 def test_integers_of_a_module_that_takes_floats_go_in_as_they_did():
     settings = {
         "learning_rate": 0.05,

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from torch_logreg._checks.compat import check_feature_names, check_n_features, check_y
-from torch_logreg._checks.containers import on_host
+from torch_logreg._checks.containers import on_host, refuse_pairs
 from torch_logreg._checks.data import (
+    INTEGERS,
     TrainingData,
     check_fit,
     check_labels,
@@ -56,9 +58,29 @@ def check_module_fit(
         y = check_labels(estimator, X, on_host(y))
         data = coded(X, y, sample_weight, estimator.class_weight, _info(X))
     else:
-        data = check_fit(estimator, X, y, sample_weight, estimator.class_weight, of_module=True)
+        integers = _native_integers(X)
+        data = check_fit(estimator, integers, y, sample_weight, estimator.class_weight, of_module=True)
     estimator.input_shape_ = shapes_of(data.X)
     return data
+
+
+def _native_integers(X: Any) -> Any:
+    """Integers that scikit-learn's check would make floats of, because of how they are held, as int64."""
+    if isinstance(X, list | tuple):
+        refuse_pairs(X, "X")
+        try:
+            array = np.asarray(X)
+        except (TypeError, ValueError):  # which that check is to say
+            return X
+        return array if array.dtype.kind in "iu" else X
+    if isinstance(X, pd.DataFrame):
+        plain = all(pd.api.types.is_integer_dtype(dtype) for dtype in X.dtypes) and not X.isna().any(
+            axis=None
+        )
+        return X.astype(np.int64) if plain and X.shape[1] else X
+    if isinstance(X, np.ndarray) and X.dtype.kind in "iu" and X.dtype not in INTEGERS and X.size:
+        return X.astype(np.int64) if X.max() <= np.iinfo(np.int64).max else X
+    return X
 
 
 def check_module_predict(estimator: Any, X: Any) -> Any:
