@@ -39,7 +39,7 @@ class TrainingData(NamedTuple):
     # (n_rows, n_features), float32 or float64, or a tensor of 16 bits: `Features`. For a module it may have
     # more dimensions or hold integers, and be `Inputs` or `Loaded`.
     X: Any
-    codes: np.ndarray  # (n_rows,) int64, index into `classes`
+    codes: np.ndarray  # (n_rows,) int64, index into `classes`; (0,) of loaded rows that were not looked at
     classes: np.ndarray  # (n_classes,), of which some may have no row of weight
     weights: np.ndarray  # (n_rows,) float64: sample_weight times class_weight; one broadcast 1 without both
 

@@ -79,8 +79,10 @@ class SGD(Solver[Stochastic]):
                 reason = "callback"
             if reason != "max_iter":
                 break
-        end = (objective.value(w), None) if rows.streams else objective.value_and_gradient(w)
-        F, norm = self._on_host(*end, n_iter)
+        if rows.streams:
+            F, norm = self._on_host(objective.value(w), None, n_iter)
+        else:
+            F, norm = self._on_host(*objective.value_and_gradient(w), n_iter)
         P = objective.n_problems
         return Solution(w, F, norm, np.full(P, n_iter, dtype=np.int32), [reason] * P)
 
