@@ -28,8 +28,7 @@ def own_module(
 ) -> nn.Module:
     """The same as the user made it; `dtype` and `device` are those of the linear model."""
     if module is None:
-        if not isinstance(n_features, int):
-            raise TypeError("Several inputs need a module; the linear model has one.")
+        assert isinstance(n_features, int)  # of several inputs `fit` has refused to make one model
         # skip_init: a plain constructor draws from the global generator.
         linear = nn.utils.skip_init(nn.Linear, n_features, n_outputs, device=device, dtype=dtype)
         with torch.no_grad():
