@@ -22,10 +22,11 @@ from torch_logreg._checks.compat import (
     routing_enabled,
 )
 from torch_logreg._checks.containers import check_readable, on_host, refusing_huge_integers
-from torch_logreg._checks.labels import factorise
+from torch_logreg._checks.labels import codes_among, factorise
 from torch_logreg._checks.weights import check_range, sample_weights, times_class_weight
 from torch_logreg._data.products import HALF
 from torch_logreg._data.tensors import Features, float_dtype, float_info
+from torch_logreg._runtime.blame import naming
 from torch_logreg._runtime.limits import limits_of
 
 FLOATS = [np.float64, np.float32]
@@ -80,6 +81,24 @@ def check_fit(
         weights = times_class_weight(weights, class_weight, classes, codes)
     X = _canonical(X)
     check_range(weights, codes, float_info(X))
+    return TrainingData(X, codes, classes, weights)
+
+
+def check_validation(
+    estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any, classes: np.ndarray
+) -> TrainingData:
+    """Check rows to score a fit on, which has seen those that it learns from; they have its classes."""
+    if y is None:
+        raise ValueError("X_val is given without y_val; pass the labels of these rows as y_val.")
+    with naming("X_val", "It needs the columns of X, in the same order."):
+        X = check_predict(estimator, X)
+    with naming("y_val", "It needs a label, as in y, for each row of X_val."):
+        y = check_y(on_host(y, of="y_val"), multi_output=False, y_numeric=False, estimator=estimator)
+    if len(y) != X.shape[0]:
+        raise ValueError(f"X_val has {X.shape[0]} rows and y_val has {len(y)}: they must have equally many.")
+    codes = codes_among(y, classes)
+    with naming("sample_weight_val", "It needs a weight for each row of X_val."):
+        weights = sample_weights(sample_weight, y)
     return TrainingData(X, codes, classes, weights)
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from torch_logreg._checks.data import TrainingData
-from torch_logreg._data.tensors import float_dtype, to_tensor
+from torch_logreg._data.tensors import Features, all_dense, float_dtype, on_device, to_tensor
 from torch_logreg._fit.predictor import Raw, outputs_of
 from torch_logreg._fit.present import Present, start_low
-from torch_logreg._fit.problem import Problem, make_rows
+from torch_logreg._fit.problem import Judge, Problem, make_rows
 from torch_logreg._losses.criteria import resolve_criterion
-from torch_logreg._losses.links import Link
+from torch_logreg._losses.links import Link, class_major
 from torch_logreg._modules.build import build_module
 from torch_logreg._modules.objective import ModuleObjective
 from torch_logreg._runtime.compat import original
@@ -29,9 +29,15 @@ def module_problem(
     criterion: Any,
     seed: int,
     earlier: nn.Module | None,
+    precision: str = "32",
 ) -> ModuleProblem:
     """Any module under any criterion; without a module the linear model, which keeps coefficients."""
     dtype = float_dtype(data.X, device)
+    if precision != "32" and dtype == torch.float64:
+        raise ValueError(
+            f"precision={precision!r} needs parameters of float32, and X makes them float64; pass "
+            "X.astype('float32')."
+        )
     loss = resolve_criterion(criterion, len(data.classes))
     rows = make_rows(data, to_tensor(data.codes, device, torch.int64), device, dtype, loss.n_outputs)
     stream = RandomStream(seed, device)
@@ -41,8 +47,7 @@ def module_problem(
         start_low(built, Present.of(data, fit_intercept=True))
     else:
         _go_on_from(built, earlier)
-    objective = ModuleObjective(rows, built, loss, C, stream)
-
+    objective = ModuleObjective(rows, built, loss, C, stream, precision)
     return ModuleProblem(objective, loss.link, module is None)
 
 
@@ -65,6 +70,17 @@ class ModuleProblem(Problem):
         rows = self.objective.rows
         raw = outputs_of(partial(self.objective.outputs, w), rows.device, rows.dtype)
         return lambda some: self._link.decision(raw(some))
+
+    def judge(self, w: Tensor) -> Judge:
+        objective = self.objective
+        device, dtype = objective.rows.device, objective.rows.dtype
+
+        def of_rows(X: Features, codes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+            output = objective.outputs(w, all_dense(on_device(X, device, dtype), dtype))
+            loss = objective.criterion.weighted_sum(output, codes, weights, weights.dtype)
+            return self._link.decision(class_major(output, len(codes))), loss
+
+        return of_rows
 
     def snapshot(self, w: Tensor) -> Any:
         return self.objective.snapshot(w)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,14 @@ from torch_logreg._runtime.limits import limits_of
 from torch_logreg._runtime.random import RandomStream
 
 PROBE_ROWS = 256  # looked at before training
+
+
+# What the forward pass of training computes in, by the names of `precision`; None is the dtype of the rows.
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "32": None,
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
 
 
 class Snapshot(NamedTuple):
@@ -54,6 +62,8 @@ class ModuleObjective(Stochastic):
     C : float
     stream : RandomStream, default=None
         None is one of seed 0.
+    precision : {"32", "bf16-mixed", "16-mixed"}, default="32"
+        Under the two others forward passes run in autocast, losses and weights stay as they are.
     """
 
     n_problems = 1
@@ -65,8 +75,13 @@ class ModuleObjective(Stochastic):
         criterion: Criterion,
         C: float,
         stream: RandomStream | None = None,
+        precision: str = "32",
     ) -> None:
         self.rows, self.module, self.criterion = rows, module, criterion
+        self._lower = PRECISIONS[precision]
+        self.is_mixed = self._lower is not None
+        if self._lower == torch.float16:  # whose least number is 6e-8
+            self.scaler = torch.amp.GradScaler(rows.device.type)
         criterion.to(rows.device, rows.dtype)
         self.stream = RandomStream(0, rows.device) if stream is None else stream
         self._drawn_from = self.stream.state
@@ -117,6 +132,10 @@ class ModuleObjective(Stochastic):
         self._set_buffers(snapshot.buffers)
         return snapshot.w.clone()
 
+    def parameters(self, w: Tensor) -> list[nn.Parameter]:
+        self._load(w)
+        return self._parameters
+
     def _buffers(self) -> dict[str, Tensor]:
         return {name: buffer.clone() for name, buffer in self.module.named_buffers()}
 
@@ -153,6 +172,7 @@ class ModuleObjective(Stochastic):
         self.module.eval()
         with self.stream.running(), torch.enable_grad():
             for X, codes, weights in self._chunks():
+                # In full precision: sums in 16 bits over all rows would overflow, and claim what is not so.
                 loss = self._loss(forward(self.module, X), codes, weights)
                 value += loss.detach()
                 gradient += self._gradient(loss)
@@ -166,7 +186,7 @@ class ModuleObjective(Stochastic):
         self.module.eval()
         with self.stream.running():
             for X, codes, weights in self._chunks():
-                value += self._loss(evaluate(self.module, X), codes, weights)
+                value += self._loss(self._called(evaluate, X), codes, weights)
         return self._value(w, value, 1.0)
 
     # ---- F estimated from a minibatch ----
@@ -181,9 +201,9 @@ class ModuleObjective(Stochastic):
         self._drawn_from = self.stream.state
         factor = self.rows.n_rows / n_nominal
         with self.stream.running(), torch.enable_grad():
-            outputs = forward(self.module, dense_rows(block.X, 0, len(block.target)))
+            outputs = self._called(forward, dense_rows(block.X, 0, len(block.target)))
             loss = self._loss(outputs, block.target, block.weights[0])
-            gradient = self._gradient(loss)
+            gradient = self._gradient_of_batch(loss, n_nominal)
         return self._value(w, loss.detach(), factor), self._penalise_gradient(w, gradient, factor)
 
     def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
@@ -201,7 +221,7 @@ class ModuleObjective(Stochastic):
         buffers = self._buffers()
         try:
             with self.stream.running(replay=self._drawn_from):
-                outputs = evaluate(self.module, dense_rows(block.X, 0, len(block.target)))
+                outputs = self._called(evaluate, dense_rows(block.X, 0, len(block.target)))
                 loss = self._loss(outputs, block.target, block.weights[0])
         finally:
             self._set_buffers(buffers)
@@ -218,6 +238,14 @@ class ModuleObjective(Stochastic):
                 part = slice(start, start + step)
                 yield dense_rows(block.X, start, start + step), block.target[part], block.weights[0, part]
 
+    def _called(self, how: Callable[[nn.Module, Tensor], Any], X: Tensor) -> Any:
+        """The outputs for some rows, in the precision of the fit; losses are of the dtype of the rows."""
+        if self._lower is None:
+            return how(self.module, X)
+        with torch.autocast(self.rows.device.type, dtype=self._lower):
+            outputs = how(self.module, X)
+        return outputs.to(self.rows.dtype)
+
     def _loss(self, outputs: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
         return self.criterion.weighted_sum(outputs, codes, weights, self._exact)
 
@@ -232,6 +260,15 @@ class ModuleObjective(Stochastic):
         # A parameter without a part in this loss has the gradient 0; that of an embedding may be sparse.
         gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
         return torch.cat([gradient.to_dense().reshape(-1) for gradient in gradients])
+
+    def _gradient_of_batch(self, loss: Tensor, n_rows: int) -> Tensor:
+        """The gradient, in 16 bits by way of that of the mean over rows, as a loop by hand would round it."""
+        if not self.is_mixed:
+            return self._gradient(loss)
+        if self.scaler is None:
+            return self._gradient(loss / n_rows) * n_rows
+        gradient = self._gradient(self.scaler.scale(loss / n_rows))
+        return gradient * (n_rows / self.scaler.scale(torch.ones_like(gradient[:1])))
 
     def _value(self, w: Tensor, sum_of_losses: Tensor, factor: float) -> Tensor:
         weights = (w.detach()[0] * self._penalised).to(self._exact)
