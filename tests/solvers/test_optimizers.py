@@ -370,3 +370,9 @@ def test_a_step_that_diverges_says_what_to_do():
     with pytest.raises(ValueError, match="clip_grad_norm=1.0") as caught:
         classifier(module=started(), optimizer=torch.optim.SGD, learning_rate=1e200).fit(1e3 * X, y)
     assert "SGD" in str(caught.value)
+
+
+@pytest.mark.parametrize(("solver", "name"), [("adam", "Adam"), ("AdamW", "AdamW"), ("rmsprop", "RMSprop")])
+def test_the_name_of_an_optimizer_as_a_solver_says_what_to_write(solver, name):
+    with pytest.raises(ValueError, match=rf"pass optimizer=torch\.optim\.{name}"):
+        TorchLogisticClassifier(solver=solver).fit(*data())

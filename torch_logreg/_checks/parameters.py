@@ -40,6 +40,9 @@ def check_solver_exists(solver: Any, solvers: Iterable[str]) -> None:
             f"solver={solver!r} of LogisticRegression does not exist here; use solver='auto', which "
             f"solves the same problem, or one of {sorted(solvers)}."
         )
+    optimizers = {name.lower(): name for name in torch.optim.__all__ if name[0].isupper()}
+    if isinstance(solver, str) and solver not in solvers and (name := optimizers.get(solver.lower())):
+        raise ValueError(f"solver={solver!r} is an optimizer; pass optimizer=torch.optim.{name} instead.")
 
 
 def check_all_are_read(estimator: Any, solver: str) -> None:

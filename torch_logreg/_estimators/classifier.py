@@ -99,10 +99,16 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         `pos_weight` and `weight` of classes as factors of ``s_i``, except with "sgd"; any other loss, a
         `weight` of ``nn.BCEWithLogitsLoss``, `label_smoothing` and an `ignore_index` of 0 or more need "sgd".
 
+    optimizer : callable or OptimizerSpec, default=None
+        What makes the optimizer of "sgd", called as ``optimizer(parameters, lr=learning_rate)``, or as
+        ``optimizer(parameters)`` with ``learning_rate="auto"``, which leaves torch's own default: a class of
+        ``torch.optim``, a `functools.partial` of one, or an `OptimizerSpec`, whose settings a grid search can
+        set. Its own `weight_decay` comes on top of the penalty of `C`. None: ``torch.optim.SGD``.
+
     solver : str, default="auto"
         "auto"
-            "sgd" if `learning_rate` is a number, or a `module` or a `criterion` that needs it is given, else
-            "natural-sgd".
+            "sgd" if `learning_rate` is a number, or a `module`, an `optimizer` or a `criterion` that needs it
+            is given, else "natural-sgd".
         "natural-sgd"
             Natural-gradient descent: the Fisher matrix is the metric. On small data each step takes all rows,
             which makes it a damped Newton step. On large data the first steps are on random samples of
@@ -113,15 +119,15 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         "lbfgs"
             Limited-memory BFGS.
         "sgd"
-            ``torch.optim.SGD``, on the columns as they are, or with ``learning_rate="auto"`` a line search
-            (for the linear model, on scaled columns).
+            ``torch.optim.SGD`` or another `optimizer`, on the columns as they are; without one and with
+            ``learning_rate="auto"`` a line search (for the linear model, on scaled columns).
 
     learning_rate : float or "auto", default="auto"
         Step length of ``solver="sgd"``, as in ``torch.optim.SGD``, for the objective divided by
-        ``C * sum(s)``. "auto" chooses it by a line search.
+        ``C * sum(s)``. "auto" chooses it by a line search, or with an `optimizer` leaves the default of that.
 
     momentum : float, default=0.0
-        Of "sgd" with a number for `learning_rate`; at least 0, below 1.
+        Of "sgd" without an `optimizer` and with a number for `learning_rate`; at least 0, below 1.
 
     nesterov : bool, default=False
         Nesterov's form of the momentum.
@@ -130,8 +136,18 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         Rows in a minibatch of "sgd". None: all. "auto": for the linear model all up to 10 000 rows, else
         256; for a module 200. Sums over a short last batch are divided by `batch_size` too.
 
-    lr_schedule : callable, default=None
-        Takes the optimizer and returns a scheduler of ``torch.optim.lr_scheduler``, stepped each epoch.
+    lr_schedule : callable or tuple, default=None
+        Takes the optimizer and returns a scheduler of ``torch.optim.lr_scheduler``, stepped each epoch. The
+        pair ``(lr_schedule, "batch")`` has it stepped after each minibatch, as ``OneCycleLR`` wants.
+
+    clip_grad_norm : float, default=None
+        The largest norm of the gradient of a minibatch, penalty included, by
+        ``torch.nn.utils.clip_grad_norm_``; above 0. None: no bound.
+
+    precision : {"32", "bf16-mixed", "16-mixed"}, default="32"
+        What forward passes of a `module` compute in while it is trained. "32": the dtype of X.
+        "bf16-mixed" and "16-mixed": bfloat16 and float16 by ``torch.autocast``, the latter with a
+        ``torch.amp.GradScaler``; weights, losses and predictions stay float32, which X must be.
 
     max_iter : int, default=100
         Most updates of the weights, or epochs of "sgd".
@@ -144,13 +160,20 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         `max_iter` updates, without a warning.
 
     early_stopping : bool, default=False
-        Whether to keep rows aside, stop once they are predicted no better, and return the best weights.
+        Whether to stop once rows that are kept aside, or `X_val` of `fit`, are predicted no better, and to
+        return the best weights.
+
+    scoring : str, callable or None, default=None
+        How these rows are scored. None: accuracy. "loss": the negative mean of the criterion, without the
+        penalty. Otherwise the name of a scorer of scikit-learn, or a callable ``(estimator, X, y) -> float``,
+        larger for better.
 
     validation_fraction : float, default=0.1
-        The fraction of rows kept aside, classes in equal parts.
+        The fraction of rows kept aside, classes in equal parts; not with `X_val`.
 
     n_iter_no_change : int, default=5
-        Updates in a row without a better validation accuracy after which `early_stopping` stops.
+        Updates in a row without a better score after which `early_stopping` stops. Better is by more than
+        1e-4 of an accuracy, and by more than 1e-4 of its size of any other score.
 
     device : str, torch.device or None, default=None
         Where to compute. None: where X is, the CPU for all but tensors. "auto": the accelerator of this
@@ -167,7 +190,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         never touched.
 
     verbose : int, default=0
-        Above 0 prints a line an iteration.
+        Above 0 prints a table, a line an epoch or iteration.
 
     Attributes
     ----------
@@ -192,6 +215,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
     solver_ : str
         The solver that ran.
 
+    optimizer_ : str
+        The class of the optimizer of torch that made the steps; missing where none did.
+
     converged_ : bool
         Whether the stopping rule was met. Only then is the result claimed to be the optimum.
 
@@ -210,13 +236,16 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
 
     loss_curve_ : ndarray of shape (n_iter,)
         The objective divided by ``C * sum(s)``, before each update. While "natural-sgd" is on a sample of
-        the rows, which ``rows_read`` of `history_` tells, it is an estimate from these.
+        the rows, which ``rows_read`` of `history_` tells, it is an estimate from these. A warm start of "sgd"
+        appends to it.
 
     history_ : pandas.DataFrame
-        One row an update: ``objective``, ``gradient_norm``, ``rows_read``, ``step``, ``seconds``.
+        One row an update: ``objective``, ``gradient_norm``, ``rows_read``, ``step``, ``seconds``, and with
+        rows to be scored on ``validation_loss`` and ``validation_score``.
 
     validation_scores_ : ndarray of shape (n_iter,) or None
-        The accuracy on the rows kept aside after each update; None without `early_stopping`.
+        The score of the rows kept aside, or of `X_val`, after each update; None without such rows. A warm
+        start of "sgd" appends to it.
 
     module_ : torch.nn.Module
         The trained module. For the linear model an ``nn.Linear`` that gives raw predictions, made from
