@@ -18,7 +18,7 @@ import torch_logreg
 from helpers.objectives import held_objective, streamed_objective
 from helpers.subclasses import subclasses
 from torch_logreg._contracts.objective import Curved, Factorable, Fisher, Hints, Objective, Stochastic
-from torch_logreg._contracts.rows import Drawable, Gatherable, Rows
+from torch_logreg._contracts.rows import Drawable, Gatherable, Minibatched, Rows
 from torch_logreg._contracts.solver import Solver
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
@@ -115,7 +115,7 @@ def test_an_objective_can_do_what_its_kind_says(kind):
         assert (objective.factorable() is objective) == (Factorable in abilities)
         assert isinstance(objective.at(objective.zeros()), Fisher) == (Factorable in abilities)
     if Stochastic in abilities:
-        assert isinstance(objective.rows, Drawable)
+        assert isinstance(objective.rows, Minibatched)
 
 
 @objectives_of_each_kind
@@ -186,7 +186,9 @@ def test_a_solver_refuses_an_objective_that_lacks_what_it_needs_and_names_anothe
     _is_fitted(make_solver(instead, objective, settings), objective)
 
 
-@pytest.mark.parametrize("contract", [Objective, Curved, Factorable, Stochastic, Rows, Drawable, Gatherable])
+@pytest.mark.parametrize(
+    "contract", [Objective, Curved, Factorable, Stochastic, Rows, Minibatched, Drawable, Gatherable]
+)
 def test_a_contract_is_abstract(contract):
     assert inspect.isabstract(contract)
 

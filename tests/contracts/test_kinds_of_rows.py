@@ -11,14 +11,18 @@ import pytest
 import scipy.sparse
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from helpers.subclasses import subclasses
-from torch_logreg._contracts.rows import Block, Drawable, Gatherable, Rows
+from torch_logreg._contracts.rows import Block, Drawable, Gatherable, Minibatched, Rows
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
+from torch_logreg._data.loaders import Loaded, batches_of
 from torch_logreg._data.products import dense_rows
 from torch_logreg._data.samples import HeldRows, SampledRows
+from torch_logreg._modules.rows import LoadedRows, TensorRows
 from torch_logreg._runtime.limits import Limits
+from torch_logreg._runtime.random import RandomStream
 
 N, D = 40, 3
 # Numbers and weights that 16 and 32 bits hold; the sums of the weights take 64.
@@ -77,23 +81,42 @@ def _of_folds() -> np.ndarray:
     return COUNTS[[1, 0]] * WEIGHTS[:1]
 
 
+def tensors() -> Made:
+    rows = TensorRows(torch.from_numpy(X), torch.arange(N), torch.from_numpy(WEIGHTS))
+    return Made(rows, np.arange(N), WEIGHTS)
+
+
+def loaded() -> Made:
+    batches = batches_of(TensorDataset(*map(torch.from_numpy, (X, np.arange(N), WEIGHTS[0]))))
+    given = Loaded(batches, N, np.arange(N), np.ones(N), next(batches.items()))
+    cpu, dtype = torch.device("cpu"), torch.float64
+    rows = LoadedRows(given, WEIGHTS[0].sum(), cpu, dtype, dtype, RandomStream(0, cpu))
+    return Made(rows, np.arange(N), WEIGHTS[:1])
+
+
 class Kind(NamedTuple):
-    make: Callable[[], Made]  # for two problems of their own weights
+    make: Callable[[], Made]  # for two problems of their own weights, or for the one that the kind knows
     abilities: set[type[Rows]]  # besides being read
 
 
 ROWS = {
-    "dense": Kind(dense, {Drawable, Gatherable}),
-    "16 bits": Kind(half, {Drawable, Gatherable}),
-    "CSR": Kind(sparse, {Drawable}),
+    "dense": Kind(dense, {Minibatched, Drawable, Gatherable}),
+    "16 bits": Kind(half, {Minibatched, Drawable, Gatherable}),
+    "CSR": Kind(sparse, {Minibatched, Drawable}),
+    "tensors": Kind(tensors, {Minibatched}),
+    "loaded": Kind(loaded, {Minibatched}),
     "sampled": Kind(sampled, set()),
     "held": Kind(held, set()),
     "folds": Kind(folds, set()),
 }
 
+
+def of_able(ability: type[Rows]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("kind", [kind for kind in ROWS if ability in ROWS[kind].abilities])
+
+
 of_each_kind = pytest.mark.parametrize("kind", ROWS)
-of_drawable = pytest.mark.parametrize("kind", [kind for kind in ROWS if Drawable in ROWS[kind].abilities])
-of_gatherable = pytest.mark.parametrize("kind", [kind for kind in ROWS if Gatherable in ROWS[kind].abilities])
+of_minibatched, of_drawable, of_gatherable = map(of_able, (Minibatched, Drawable, Gatherable))
 # All limits, of blocks among them; None is what they are.
 of_blocks = pytest.mark.parametrize("most", [None, 7, 1])
 
@@ -132,7 +155,8 @@ def test_all_kinds_of_rows_are_here():
 @of_each_kind
 def test_rows_can_do_what_their_kind_says(kind):
     rows, abilities = ROWS[kind].make().rows, ROWS[kind].abilities
-    assert isinstance(rows, Rows) and isinstance(rows, Drawable) == (Drawable in abilities)
+    assert isinstance(rows, Rows)
+    assert {able for able in (Minibatched, Drawable) if isinstance(rows, able)} == abilities - {Gatherable}
     assert (rows.gatherable() is rows) == (Gatherable in abilities)
     assert (rows.gatherable() is None) == (Gatherable not in abilities)
 
@@ -146,7 +170,7 @@ def test_blocks_are_all_rows_once_and_in_order(kind, most, limits):
     _holds(_read(rows.blocks()), numbers, weights)
     for block in rows.blocks():
         n = len(block.target)
-        assert 0 < n == block.X.shape[0] and block.weights.shape == (2, n)
+        assert 0 < n == block.X.shape[0] and block.weights.shape == (len(weights), n)
         assert block.X.shape[1] == D and dense_rows(block.X, 0, n).dtype == block.weights.dtype == rows.dtype
         assert block.weights.device == block.target.device == rows.device
 
@@ -181,7 +205,7 @@ def test_rows_of_one_process_are_their_own_total(kind):
 def test_the_weight_sum_is_one_in_the_dtype_asked_for(kind, dtype):
     rows, _, weights = ROWS[kind].make()
     found = rows.weight_sum(dtype)
-    assert found.dtype == dtype and found.shape == (2,) and found.device == rows.device
+    assert found.dtype == dtype and found.shape == (len(weights),) and found.device == rows.device
     np.testing.assert_allclose(found, weights.sum(axis=1), rtol=1e-6 if dtype == torch.float32 else 1e-14)
     assert rows.rows_read == ROWS[kind].make().rows.rows_read  # it is no pass
 
@@ -208,6 +232,9 @@ def test_sums_that_are_not_finite_are_refused_and_no_others(kind, dtype):
 @pytest.mark.parametrize("problems", [[1], [1, 0], [0, 1, 1]])
 def test_rows_are_selected_as_some_of_the_problems_weigh_them(kind, problems):
     rows, numbers, weights = ROWS[kind].make()
+    if len(weights) == 1:
+        assert rows.select(np.array([0])) is rows
+        return
     some = rows.select(np.array(problems))
     before = rows.rows_read
     _holds(_read(some.blocks()), numbers, weights[problems])
@@ -224,10 +251,10 @@ def test_rows_that_all_problems_weigh_alike_are_the_same_for_some(make):
     assert rows.select(np.array([0])) is rows
 
 
-# ---- rows that can be drawn ----
+# ---- rows that come a few at a time ----
 
 
-@of_drawable
+@of_minibatched
 @of_blocks
 @pytest.mark.parametrize("batch_size", [1, 7, N, 2 * N])
 def test_minibatches_are_all_rows_once_in_an_order_that_is_drawn(kind, most, batch_size, limits):
@@ -254,7 +281,24 @@ def test_minibatches_are_all_rows_once_in_an_order_that_is_drawn(kind, most, bat
     assert orders[0] == orders[1] != orders[2]
 
 
-@of_drawable
+@of_minibatched
+def test_the_first_block_is_the_first_of_the_blocks(kind):
+    rows = ROWS[kind].make().rows
+    first, found = rows.first(), next(iter(rows.blocks()))
+    n = len(first.target)
+    assert torch.equal(first.target, found.target) and torch.equal(first.weights, found.weights)
+    assert torch.equal(dense_rows(first.X, 0, n), dense_rows(found.X, 0, n))
+
+
+@of_minibatched
+@pytest.mark.parametrize("batch_size", [1, 7, N, 2 * N, None])
+def test_the_nominal_size_is_that_of_all_minibatches_but_the_last(kind, batch_size):
+    rows = ROWS[kind].make().rows
+    sizes = [len(b.target) for b in rows.minibatches(batch_size, torch.Generator().manual_seed(0))]
+    assert set(sizes[:-1]) <= {rows.nominal(batch_size)} and sizes[-1] <= rows.nominal(batch_size)
+
+
+@of_minibatched
 def test_one_batch_of_all_rows_is_not_drawn(kind):
     rows, numbers, weights = ROWS[kind].make()
     generator = torch.Generator().manual_seed(0)
@@ -264,6 +308,9 @@ def test_one_batch_of_all_rows_is_not_drawn(kind):
     assert len(batches) == 1 and rows.rows_read - before == N
     assert batches[0].X.shape == (N, D) and torch.equal(generator.get_state(), state)
     _holds(_read(batches), numbers, weights)
+
+
+# ---- rows that can be drawn ----
 
 
 @of_drawable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from torch_logreg._data.inputs import Inputs
 from torch_logreg._data.products import HALF
 
 
@@ -36,6 +37,17 @@ def check_readable(array: Tensor, of: str) -> None:
         raise ValueError(f"{of} is a tensor on the device 'meta', which holds no values; pass one that does.")
 
 
+def refuse_pairs(X: Any, of: str) -> None:
+    """Refuse rows with their labels, as a search cuts a Dataset to."""
+    row = X[0] if isinstance(X, list) and X else None
+    if isinstance(row, tuple) and len(row) > 1 and isinstance(row[0], Tensor | np.ndarray | Mapping):
+        raise TypeError(
+            f"{of} is a list of tuples such as ({type(row[0]).__name__}, {type(row[1]).__name__}), which is "
+            "what searches and cross-validation make of a Dataset; they need arrays: pass X and y of all "
+            "rows, and Inputs(...) for several inputs."
+        )
+
+
 def on_host(array: Any, of: str = "y") -> Any:
     """Tensors as numpy arrays, without a copy where they are on the CPU; all else as it is."""
     if not isinstance(array, Tensor):
@@ -43,7 +55,19 @@ def on_host(array: Any, of: str = "y") -> Any:
             raise TypeError(
                 f"{of} is a {type(array).__name__}, which gives rows one after another; pass all of them, as "
                 "an array or a tensor: of a Dataset, torch.stack([row for row, *_ in dataset]); of a "
-                "DataLoader or another iterator of batches, torch.cat([rows for rows, *_ in batches])."
+                "DataLoader or another iterator of batches, torch.cat([rows for rows, *_ in batches]). A "
+                "module takes a Dataset or a DataLoader of pairs (x, y) for X, without y."
+            )
+        refuse_pairs(array, of)
+        if isinstance(array, Inputs):
+            raise TypeError(
+                f"{of} is {array!r}, which the forward of a module takes by name, and this is the linear "
+                "model; pass one array, such as np.hstack of the inputs, or a module."
+            )
+        if of == "X" and isinstance(array, Mapping):
+            raise TypeError(
+                f"X is a {type(array).__name__} of {list(array)}; pass Inputs(**X) to a module whose forward "
+                "takes these by name, or pandas.DataFrame(X) where each is a column."
             )
         if np.ma.is_masked(array):  # numpy and scikit-learn take what is under the mask
             raise ValueError(f"{of} has masked values: impute them, or drop their rows.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,20 +23,25 @@ from torch_logreg._checks.compat import (
     routing_enabled,
 )
 from torch_logreg._checks.containers import check_readable, on_host, refusing_huge_integers
-from torch_logreg._checks.labels import codes_among, factorise
+from torch_logreg._checks.labels import factorise
 from torch_logreg._checks.weights import check_range, sample_weights, times_class_weight
+from torch_logreg._data.loaders import codes_among
 from torch_logreg._data.products import HALF
 from torch_logreg._data.tensors import Features, float_dtype, float_info
 from torch_logreg._runtime.blame import naming
 from torch_logreg._runtime.limits import limits_of
 
 FLOATS = [np.float64, np.float32]
+# Those that a module may look up as they are; larger ones go in as float64 in any case.
+INTEGERS = [np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32]
 
 
 class TrainingData(NamedTuple):
     """The checked data of a fit. X is a tensor only if it has 16 bits or lies on another device."""
 
-    X: Features  # (n_rows, n_features), float32 or float64, or a tensor of 16 bits
+    # (n_rows, n_features), float32 or float64, or a tensor of 16 bits: `Features`. For a module it may have
+    # more dimensions or hold integers, and be `Inputs` or `Loaded`.
+    X: Any
     codes: np.ndarray  # (n_rows,) int64, index into `classes`
     classes: np.ndarray  # (n_classes,), of which some may have no row of weight
     weights: np.ndarray  # (n_rows,) float64: sample_weight times class_weight; one broadcast 1 without both
@@ -48,19 +54,17 @@ def check_fit(
     sample_weight: Any,
     class_weight: Any,
     defer_finite: bool = False,
+    of_module: bool = False,
 ) -> TrainingData:
     """Check all that `fit` takes; sets `n_features_in_` and `feature_names_in_`.
 
-    With `defer_finite` the caller is to see to it that X is finite, by `check_finite` if in doubt.
+    With `defer_finite` the caller is to see to it that X is finite, by `check_finite` if in doubt. For a
+    module X may have more than two dimensions, and integers stay integers.
     """
     X, y = _features(X), on_host(y)
     if isinstance(X, Tensor):
-        if y is None:
-            raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None.")
-        _check_tensor(estimator, X, reset=True, defer_finite=defer_finite)
-        y = check_y(y, multi_output=False, y_numeric=False, estimator=estimator)
-        if len(y) != len(X):
-            raise ValueError(f"X has {len(X)} rows and y has {len(y)}: they must have equally many.")
+        _check_tensor(estimator, X, reset=True, defer_finite=defer_finite, of_module=of_module)
+        y = check_labels(estimator, X, y)
     else:
         _refuse_missing_words(y)
         with (
@@ -68,8 +72,14 @@ def check_fit(
             np.errstate(invalid="ignore"),
         ):  # of a sum of infinities of both signs
             X, y = validate_data(
-                estimator, X, y, accept_sparse="csr", dtype=FLOATS, ensure_all_finite=not defer_finite
+                estimator, X, y, **_options(X, of_module), ensure_all_finite=not defer_finite
             )
+    X = _canonical(X, of_module)
+    return coded(X, y, sample_weight, class_weight, float_info(X))
+
+
+def coded(X: Any, y: np.ndarray, sample_weight: Any, class_weight: Any, info: np.finfo) -> TrainingData:
+    """Check labels and weights of checked rows X, whose dtype has the range `info`."""
     classes, codes = factorise(y)
     if len(classes) < 2:
         raise ValueError(
@@ -79,27 +89,51 @@ def check_fit(
     weights = sample_weights(sample_weight, y)
     if class_weight is not None:
         weights = times_class_weight(weights, class_weight, classes, codes)
-    X = _canonical(X)
-    check_range(weights, codes, float_info(X))
+    check_range(weights, codes, info)
     return TrainingData(X, codes, classes, weights)
 
 
 def check_validation(
-    estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any, classes: np.ndarray
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    classes: np.ndarray,
+    check: Callable[[BaseEstimator, Any], Any],
 ) -> TrainingData:
-    """Check rows to score a fit on, which has seen those that it learns from; they have its classes."""
+    """Check rows to score a fit on, which has seen those that it learns from; they have its classes.
+
+    `check` is that of rows to predict.
+    """
     if y is None:
         raise ValueError("X_val is given without y_val; pass the labels of these rows as y_val.")
-    with naming("X_val", "It needs the columns of X, in the same order."):
-        X = check_predict(estimator, X)
+    with naming("X_val", "Its rows need the shape of those of X, and its columns their order."):
+        X = check(estimator, X)
     with naming("y_val", "It needs a label, as in y, for each row of X_val."):
         y = check_y(on_host(y, of="y_val"), multi_output=False, y_numeric=False, estimator=estimator)
     if len(y) != X.shape[0]:
         raise ValueError(f"X_val has {X.shape[0]} rows and y_val has {len(y)}: they must have equally many.")
-    codes = codes_among(y, classes)
+    codes = codes_among(y, classes, "y_val")
     with naming("sample_weight_val", "It needs a weight for each row of X_val."):
         weights = sample_weights(sample_weight, y)
     return TrainingData(X, codes, classes, weights)
+
+
+def check_labels(estimator: BaseEstimator, X: Any, y: Any) -> np.ndarray:
+    """Check y as an array, for rows that `validate_data` does not take."""
+    if y is None:
+        raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None.")
+    y = check_y(y, multi_output=False, y_numeric=False, estimator=estimator)
+    if len(y) != len(X):
+        raise ValueError(f"X has {len(X)} rows and y has {len(y)}: they must have equally many.")
+    return y
+
+
+def _options(X: Any, of_module: bool) -> dict[str, Any]:
+    """How `validate_data` is to read X."""
+    as_it_is = of_module and not scipy.sparse.issparse(X)
+    dtypes = [*FLOATS, *INTEGERS] if as_it_is else FLOATS
+    return {"accept_sparse": "csr", "dtype": dtypes, "allow_nd": of_module}
 
 
 def weigh_classes(data: TrainingData, of_class: np.ndarray) -> TrainingData:
@@ -122,17 +156,19 @@ def route(estimator: Any, params: dict[str, Any], sample_weight: Any = None, cal
     return Bunch(splitter=Bunch(split={}), scorer=Bunch(score=given))
 
 
-def check_predict(estimator: BaseEstimator, X: Any, defer_finite: bool = False) -> Features:
-    """Check the rows to predict against what `fit` saw; `defer_finite` as in `check_fit`."""
+def check_predict(
+    estimator: BaseEstimator, X: Any, defer_finite: bool = False, of_module: bool = False
+) -> Features:
+    """Check the rows to predict against what `fit` saw; the rest as in `check_fit`."""
     X = _features(X)
     if isinstance(X, Tensor):
-        _check_tensor(estimator, X, reset=False, defer_finite=defer_finite)
-        return _canonical(X)
+        _check_tensor(estimator, X, reset=False, defer_finite=defer_finite, of_module=of_module)
+        return _canonical(X, of_module)
     with refusing_huge_integers("X"), np.errstate(invalid="ignore"):
         X = validate_data(
-            estimator, X, accept_sparse="csr", dtype=FLOATS, reset=False, ensure_all_finite=not defer_finite
+            estimator, X, **_options(X, of_module), reset=False, ensure_all_finite=not defer_finite
         )
-    return _canonical(X)
+    return _canonical(X, of_module)
 
 
 def check_finite(estimator: BaseEstimator, X: Features) -> None:
@@ -162,9 +198,11 @@ def _refuse_missing_words(y: Any) -> None:
         raise ValueError("Input y contains NA; drop the rows without a label.")
 
 
-def _check_tensor(estimator: BaseEstimator, X: Tensor, reset: bool, defer_finite: bool) -> None:
+def _check_tensor(
+    estimator: BaseEstimator, X: Tensor, reset: bool, defer_finite: bool, of_module: bool
+) -> None:
     """Check what `validate_data` checks, of a tensor that stays one."""
-    if X.ndim != 2:
+    if X.ndim < 2 or (X.ndim > 2 and not of_module):
         raise ValueError(f"Expected 2D array, got {X.ndim}D tensor of shape {tuple(X.shape)} instead.")
     if X.is_complex():
         raise ValueError(f"Complex data not supported: X is a tensor of {X.dtype}.")
@@ -178,11 +216,11 @@ def _check_tensor(estimator: BaseEstimator, X: Tensor, reset: bool, defer_finite
     check_n_features(estimator, X, reset=reset)
 
 
-def _canonical(X: Features) -> Features:
+def _canonical(X: Features, of_module: bool) -> Features:
     """Floats; CSR as `csr_array` with indices in range, which may hold an entry in several parts."""
     if isinstance(X, Tensor):
         kept = (torch.float32, torch.float64, *HALF)
-        return X if X.dtype in kept else X.to(float_dtype(X, X.device))
+        return X if X.dtype in kept or of_module else X.to(float_dtype(X, X.device))
     if not scipy.sparse.issparse(X):
         return X
     X = scipy.sparse.csr_array(X)

@@ -34,18 +34,6 @@ def factorise(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found
 
 
-def codes_among(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The codes (n,) of labels of rows to score a fit on, which has found its `classes`."""
-    codes = pd.Index(classes).get_indexer(pd.Index(y))
-    if (unknown := codes < 0).any():
-        found = pd.unique(pd.Series(y[unknown]))[:5].tolist()
-        raise ValueError(
-            f"y_val holds labels that y has not: {found}; y has {classes.tolist()}. Leave those rows out, or "
-            "fit on rows of these classes too."
-        )
-    return codes.astype(np.int64)
-
-
 def _of_objects(y: np.ndarray) -> str:
     """Say what is wrong with labels that are objects and not all strings."""
     kinds = sorted({type(label).__name__ for label in y})

@@ -20,9 +20,18 @@ def times_class_weight(
     weights: np.ndarray, class_weight: Any, classes: np.ndarray, codes: np.ndarray
 ) -> np.ndarray:
     """Weights of the rows times those of their classes; "balanced" is among the classes that have weight."""
+    of_class = weights_of_classes(class_weight, classes, np.bincount(codes, weights))
+    with np.errstate(over="ignore", under="ignore"):  # which `check_range` sees to
+        product = weights * of_class[codes]
+    # What rounds to 0 is not 0: a class that should have weight is not to pass for one without.
+    product[(product == 0) & (weights > 0) & (of_class > 0)[codes]] = np.nextafter(0.0, 1.0)
+    return product
+
+
+def weights_of_classes(class_weight: Any, classes: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """The weight of each class, (n_classes,), where the weights of its rows have the sum in `sums`."""
     _check_class_weight(class_weight, classes)
     of_class = np.zeros(len(classes))
-    sums = np.bincount(codes, weights)
     known = np.flatnonzero(sums > 0) if isinstance(class_weight, str) else np.arange(len(classes))
     # One row a class, with its weight, stands for all of its rows.
     with refusing_huge_integers("class_weight"), np.errstate(over="ignore"):
@@ -39,11 +48,7 @@ def times_class_weight(
             "sample_weight times class_weight is 0 for every row: at least one class must have a non-zero "
             "weight."
         )
-    with np.errstate(over="ignore", under="ignore"):  # which `check_range` sees to
-        product = weights * of_class[codes]
-    # What rounds to 0 is not 0: a class that should have weight is not to pass for one without.
-    product[(product == 0) & (weights > 0) & (of_class > 0)[codes]] = np.nextafter(0.0, 1.0)
-    return product
+    return of_class
 
 
 def _check_class_weight(class_weight: Any, classes: np.ndarray) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torch_logreg._contracts.rows import Block, Drawable, Rows
+from torch_logreg._contracts.rows import Block, Minibatched, Rows
 
 
 class Factors(NamedTuple):
@@ -240,7 +240,7 @@ class ByOutput(Factorable):
 class Stochastic(Objective):
     """An objective that estimates itself from minibatches of its rows."""
 
-    rows: Drawable
+    rows: Minibatched
     is_mixed = False  # whether minibatches are computed in 16 bits, parameters in 32
     scaler: torch.amp.GradScaler | None = None  # of gradients that would underflow in 16 bits
 
@@ -266,6 +266,14 @@ class Stochastic(Objective):
     @abstractmethod
     def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
         """The first of `batch_value_and_gradient`, with the same randomness as its last call."""
+
+    def epoch_value(self, w: Tensor) -> Tensor:
+        """F (P,) of an epoch that ends at `w`.
+
+        Where the rows stream, this is the mean over the minibatches since the last call, each at the weights
+        that it found; there is then no pass over the rows.
+        """
+        return self.value(w)
 
 
 class Batch(NamedTuple):

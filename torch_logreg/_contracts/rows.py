@@ -48,7 +48,8 @@ class Rows(ABC):
 
     A sum over all rows is ``rows.total`` of the sum over ``rows.blocks()``; that is the only way
     in which an objective looks at data, so rows may be in memory, streamed or on other processes.
-    What some kinds of rows can do besides is a contract of its own: `Drawable`, `Gatherable`.
+    What some kinds of rows can do besides is a contract of its own: `Minibatched`, `Drawable`,
+    `Gatherable`.
     """
 
     n_rows: int
@@ -95,15 +96,31 @@ class Rows(ABC):
         return None
 
 
-class Drawable(Rows):
-    """Rows that can be drawn at random."""
+class Minibatched(Rows):
+    """Rows that come a few at a time, in an order of their own or one that is drawn."""
+
+    # Whether an epoch is judged by its own minibatches, as a pass over all rows beside it would cost as much.
+    streams = False
 
     @abstractmethod
     def minibatches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Block]:
         """All rows once, `batch_size` at a time, in an order drawn from `generator`, a CPU one.
 
-        None is all rows in one block, in their own order: nothing is drawn. Counted in `rows_read`.
+        None is all rows in one block, in their own order: nothing is drawn. Counted in `rows_read`. Rows that
+        come in batches of their own come in these.
         """
+
+    def nominal(self, batch_size: int | None) -> int:
+        """The number of rows in all such minibatches but the last."""
+        return self.n_rows if batch_size is None else min(batch_size, self.n_rows)
+
+    def first(self) -> Block:
+        """The first of `blocks`."""
+        return next(iter(self.blocks()))
+
+
+class Drawable(Minibatched):
+    """Rows that can be drawn at random."""
 
     @abstractmethod
     def sample(self, n_rows: int, groups: Callable[[Tensor], Tensor], generator: torch.Generator) -> Sample:

@@ -72,8 +72,9 @@ def _check_csr_device(device: torch.device) -> None:
 
 
 def float_info(X: Features) -> np.finfo:
-    """The range of the dtype of X."""
-    return np.finfo(np.float64 if X.dtype in (torch.float64, np.float64) else np.float32)
+    """The range of the dtype of X, which of integers is the default's."""
+    single = X.dtype in (torch.float32, *HALF) if isinstance(X, Tensor) else X.dtype == np.float32
+    return np.finfo(np.float32 if single else np.float64)
 
 
 def float_dtype(X: Features, device: torch.device) -> torch.dtype:

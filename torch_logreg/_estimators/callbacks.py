@@ -29,8 +29,9 @@ class Recorder:
     validation : Validation or None
     table : Table or None
         Where progress is printed.
-    accuracy : callable
-        Of weights, on the rows trained on; for the table, where there is no validation.
+    accuracy : callable or None
+        Of weights, on the rows trained on; for the table, where there is no validation. None where to look at
+        these rows once more would cost as much as an epoch.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Recorder:
         forward: Forward,
         validation: Validation | None,
         table: Table | None,
-        accuracy: Callable[[Tensor], float],
+        accuracy: Callable[[Tensor], float] | None,
     ) -> None:
         self._attributes, self._forward, self._validation = attributes, forward, validation
         self._table, self._accuracy = table, accuracy
@@ -62,7 +63,7 @@ class Recorder:
 
     def _shown(self, w: Tensor, seconds: float) -> Shown:
         if self._validation is None:
-            return Shown(self._accuracy(w), None, None, seconds)
+            return Shown(self._accuracy(w) if self._accuracy else None, None, None, seconds)
         return Shown(None, self._validation.losses[-1], self._validation.scores[-1], seconds)
 
     def history(self) -> dict[str, np.ndarray]:

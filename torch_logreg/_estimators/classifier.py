@@ -18,7 +18,15 @@ from sklearn.metrics import get_scorer, get_scorer_names
 from torch import Tensor, nn
 
 from torch_logreg._checks.compat import CallbackSupportMixin, Interval, StrOptions, with_callbacks
-from torch_logreg._checks.data import TrainingData, check_finite, check_fit, check_validation, weigh_classes
+from torch_logreg._checks.data import (
+    TrainingData,
+    check_finite,
+    check_fit,
+    check_predict,
+    check_validation,
+    weigh_classes,
+)
+from torch_logreg._checks.module_data import check_module_fit, check_module_validation, refuse_classes
 from torch_logreg._checks.parameters import (
     check_all_are_read,
     check_parameters,
@@ -29,6 +37,8 @@ from torch_logreg._checks.ported import ADVICE, Advice, advising, refusal
 from torch_logreg._checks.start import Initial
 from torch_logreg._contracts.objective import Curved
 from torch_logreg._contracts.solver import FAILED, MORE_ITERATIONS, REASONS, Solver
+from torch_logreg._data.inputs import holder
+from torch_logreg._data.loaders import first_of, is_loaded
 from torch_logreg._data.tensors import numpy_dtype
 from torch_logreg._estimators.callbacks import HISTORY, Forward, Recorder, scaled
 from torch_logreg._estimators.fitted import FittedModel
@@ -56,6 +66,7 @@ from torch_logreg._solvers.optimizers import NamingOptimizer
 from torch_logreg._solvers.registry import SOLVERS, make_solver
 
 READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "clip_grad_norm")
+OF_MODEL = ("coef_", "intercept_", "_module", "_link", "input_dtype_", "input_shape_", "optimizer_")
 SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
 
 
@@ -86,10 +97,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
 
     module : nn.Module, callable or ModuleSpec, default=None
         What is trained. None: the linear model. An instance is copied and never changed; a callable that is
-        no class is called with ``(n_features, n_outputs)`` and returns a module; a `ModuleSpec` is such a
-        callable with settings that a grid search can set. A class of modules raises. The module gives one
-        output a row for two classes, or one a class. The penalty is on its trainable weights, not on biases
-        nor on norm layers.
+        no class is called with ``(n_features, n_outputs)`` and returns a module, where the first is
+        ``X.shape[1]``, of `Inputs` a dict of these by name; a `ModuleSpec` is such a callable with settings
+        that a grid search can set. A class of modules raises. The module gives one output a row for two
+        classes, or one a class. The penalty is on its trainable weights, not on biases nor on norm layers.
 
     criterion : loss of torch.nn or callable, default=None
         None: binary cross-entropy of one logit, softmax cross-entropy of several. An instance or a
@@ -134,7 +145,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
 
     batch_size : int, "auto" or None, default="auto"
         Rows in a minibatch of "sgd". None: all. "auto": for the linear model all up to 10 000 rows, else
-        256; for a module 200. Sums over a short last batch are divided by `batch_size` too.
+        256; for a module 200, or what a DataLoader gives. Sums over a short last batch are divided by
+        `batch_size` too.
 
     lr_schedule : callable or tuple, default=None
         Takes the optimizer and returns a scheduler of ``torch.optim.lr_scheduler``, stepped each epoch. The
@@ -204,7 +216,15 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         The class labels, sorted.
 
     n_features_in_ : int
-        Number of columns of X in `fit`.
+        Number of columns of X in `fit`: ``X.shape[1]``, of `Inputs` the sum of these, where an input of one
+        dimension counts 1.
+
+    input_shape_ : tuple of int or dict
+        The shape of a row, which rows to predict must have. Only with a `module`; of `Inputs` by name.
+
+    input_dtype_ : str or dict
+        The dtype that X goes into the `module` as: "float32", "float64", or for integers that it takes as
+        they are "int64" ("bool" for truth values). Only with a `module`; of `Inputs` by name.
 
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, if X had names that are all strings.
@@ -236,8 +256,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
 
     loss_curve_ : ndarray of shape (n_iter,)
         The objective divided by ``C * sum(s)``, before each update. While "natural-sgd" is on a sample of
-        the rows, which ``rows_read`` of `history_` tells, it is an estimate from these. A warm start of "sgd"
-        appends to it.
+        the rows, which ``rows_read`` of `history_` tells, it is an estimate from these. Of a Dataset or
+        DataLoader it is the mean over the batches of each epoch, as they were trained on. A warm start of
+        "sgd" appends to it.
 
     history_ : pandas.DataFrame
         One row an update: ``objective``, ``gradient_norm``, ``rows_read``, ``step``, ``seconds``, and with
@@ -366,7 +387,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
     def fit(
         self,
         X: Any,
-        y: ArrayLike,
+        y: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
         *,
         coef_init: ArrayLike | None = None,
@@ -374,6 +395,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         X_val: Any = None,
         y_val: ArrayLike | None = None,
         sample_weight_val: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
     ) -> Self:
         """Fit the model.
 
@@ -382,8 +404,16 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
             Training rows. Sparse input is computed with as CSR and never made dense as a whole.
 
-        y : array-like of shape (n_samples,)
-            Class labels: numbers, strings, booleans or categories, of two or more classes.
+            A `module` takes more: arrays and tensors of shape (n_samples, n_features, ...), such as images
+            (n_samples, channels, height, width); integers, which go in as floats, or as int64 where its first
+            forward pass raises for floats and not for integers (``nn.Embedding``); `Inputs`, several arrays
+            for the arguments of ``forward``; a map-style ``torch.utils.data.Dataset``, or a ``DataLoader``
+            whose batches, order and workers are then what is trained on. Either gives pairs of x and y, or
+            triples with a weight, where x is a tensor, or a dict of tensors for several inputs.
+
+        y : array-like of shape (n_samples,), default=None
+            Class labels: numbers, strings, booleans or categories, of two or more classes. None for a Dataset
+            or DataLoader, which gives them with the rows.
 
         sample_weight : array-like of shape (n_samples,) or float, default=None
             Weights of the rows, not negative; 1 each by default. A weight of 2 is the row twice, a
@@ -408,6 +438,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
 
         sample_weight_val : array-like of shape (n_val,) or float, default=None
             Their weights, which `class_weight` does not multiply.
+        classes : array-like of shape (n_classes,), default=None
+            The labels that a Dataset or DataLoader gives. None: a first pass over it finds them. With them,
+            there is no such pass where the number of rows is known, none has a weight, `class_weight` is None
+            and no rows are kept aside.
 
         Returns
         -------
@@ -435,22 +469,18 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             # Of rows that early stopping keeps, no sum over the rows to train on would tell.
             whole = self._solver_name() != "sgd" and not self.early_stopping
             defer_finite = whole and not self._is_module()
-            data = self._with_weights_of_criterion(
-                check_fit(self, X, y, sample_weight, self.class_weight, defer_finite)
-            )
-            val = None
-            if X_val is not None:
-                val = check_validation(self, X_val, y_val, sample_weight_val, data.classes)
+            data = self._checked(X, y, sample_weight, classes, defer_finite)
+            val = self._checked_validation(data, X_val, y_val, sample_weight_val)
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             forward = Forward(self, X, y, metadata)
             work = np.inf if self._is_module() else work_of(data)
-            device = resolve_device(self.device, data.X)
+            device = resolve_device(self.device, holder(first_of(data.X)))
             defaults = with_plain_defaults(device) if self._is_module() else nullcontext()
             with undisturbed(device), defaults, self._without_autograd(device), threads_for(work):
                 fitted = self._solve(data, val, forward, initial)
             separated = self._separation(data, fitted)
-            for name in ("coef_", "intercept_", "_module", "_link", "optimizer_"):
-                self.__dict__.pop(name, None)  # of a fit with or without a module, before this one
+            for name in OF_MODEL:  # of a fit with or without a module, before this one
+                self.__dict__.pop(name, None)
             self.__dict__.update(fitted)
             forward.close()
         # Hardly any network is trained until its gradient vanishes.
@@ -513,6 +543,22 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         """Whether losses are the criterion's own: all solvers but "sgd" minimise the cross-entropy."""
         return self.module is not None or (self.criterion is not None and self._solver_name() == "sgd")
 
+    def _checked(self, X: Any, y: Any, sample_weight: Any, classes: Any, defer_finite: bool) -> TrainingData:
+        if self.module is not None:
+            return check_module_fit(self, X, y, sample_weight, classes, holds_out=bool(self.early_stopping))
+        refuse_classes(classes, "this is the linear model")
+        data = check_fit(self, X, y, sample_weight, self.class_weight, defer_finite)
+        return self._with_weights_of_criterion(data)
+
+    def _checked_validation(
+        self, data: TrainingData, X: Any, y: Any, sample_weight: Any
+    ) -> TrainingData | None:
+        if X is None:
+            return None
+        if self.module is not None:
+            return check_module_validation(self, data, X, y, sample_weight)
+        return check_validation(self, X, y, sample_weight, data.classes, check_predict)
+
     def _with_weights_of_criterion(self, data: TrainingData) -> TrainingData:
         if self.criterion is None or self._is_module():
             return data
@@ -540,7 +586,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             forward,
             validation,
             Table("epoch" if name == "sgd" else "iteration") if self.verbose else None,
-            lambda w: problem.judged_by(data, w).accuracy,
+            None if is_loaded(data.X) else lambda w: problem.judged_by(data, w).accuracy,
         )
         optimizer = None if self.optimizer is None else NamingOptimizer(self.optimizer)
         solver = self._make_solver(problem, seed, optimizer)
@@ -553,24 +599,20 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         if reason == "converged":
             reason = problem.doubt(final) or reason
         history = recorder.history()
-        return (
-            attributes(final)
-            | {
-                "n_iter_": solution.n_iter,
-                "solver_": name,
-                "converged_": reason == "converged"
-                and early is None,  # the best weights need not be the last
-                "stop_reason_": reason,
-                "objective_": float(problem.objective.value(w)[0] if early else solution.objective[0])
-                * factor,
-                "loss_curve_": self._appended("loss_curve_", history["objective"]),
-                "validation_scores_": None
-                if validation is None
-                else self._appended("validation_scores_", np.array(validation.scores)),
-                "_history": scaled(history, factor),
-            }
-            | self._optimizer_name(optimizer)
-        )
+        value = problem.objective.value(w) if early else solution.objective
+        scores = None if validation is None else np.array(validation.scores)
+        return {
+            **attributes(final),
+            "n_iter_": solution.n_iter,
+            "solver_": name,
+            "converged_": reason == "converged" and early is None,  # the best weights need not be the last
+            "stop_reason_": reason,
+            "objective_": float(value[0]) * factor,
+            "loss_curve_": self._appended("loss_curve_", history["objective"]),
+            "validation_scores_": None if scores is None else self._appended("validation_scores_", scores),
+            "_history": scaled(history, factor),
+            **self._optimizer_name(optimizer),
+        }
 
     def _validation(
         self, problem: Problem, kept: TrainingData, attributes: Callable[[Tensor], dict[str, Any]]
@@ -579,6 +621,11 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         if self.scoring == "loss":
             score = negative_loss
         elif self.scoring not in (None, "accuracy"):
+            if is_loaded(kept.X):
+                raise ValueError(
+                    f"scoring={self.scoring!r} predicts all rows at once, and those to score come from a "
+                    "Dataset or DataLoader; use scoring='loss' or None, or pass them as arrays in X_val and y_val."
+                )
             score = Scored(self, get_scorer(self.scoring), kept, attributes)
         return Validation(problem, kept, score, self.n_iter_no_change if self.early_stopping else 0)
 
@@ -641,7 +688,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         return make_solver(self._solver_name(), objective, settings)
 
     def _problem(self, data: TrainingData, seed: int, initial: Initial) -> Problem:
-        device, C = resolve_device(self.device, data.X), float(self.C)
+        device, C = resolve_device(self.device, holder(first_of(data.X))), float(self.C)
         earlier = self.warm_start and "classes_" in vars(self)
         if self._is_module():
             trained = self.module_ if earlier else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -13,20 +14,29 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
+from torch import Tensor, nn
 
 from torch_logreg._checks.containers import on_host
 from torch_logreg._checks.data import check_predict
+from torch_logreg._checks.module_data import check_batch, check_module_predict, read_labels, refuse_beside
 from torch_logreg._checks.weights import one_a_row
+from torch_logreg._data.inputs import holder
+from torch_logreg._data.loaders import Batches, Item, is_loaded
 from torch_logreg._data.tensors import to_tensor
 from torch_logreg._fit.predictor import Output, linear_predictions, module_predictions
-from torch_logreg._losses.links import LINKS, codes_of
+from torch_logreg._losses.links import LINKS, Link, codes_of
 from torch_logreg._modules.copies import copied, picklable, unpickled
+from torch_logreg._modules.integers import dtypes_named
 from torch_logreg._runtime.devices import resolve_device
 from torch_logreg._runtime.out_of_memory import saying_what_to_do
 from torch_logreg._runtime.random import RandomStream
 from torch_logreg._runtime.surroundings import undisturbed
 from torch_logreg._runtime.threads import safe_after_fork
+
+
+def _codes(link: Link, z: Tensor) -> Tensor:
+    """Class codes (1, n) of raw predictions."""
+    return codes_of(link.decision(z))[None]
 
 
 def _has_coefficients(estimator: FittedModel) -> bool:
@@ -52,15 +62,31 @@ class FittedModel(ClassifierMixin, BaseEstimator):
         linear = "coef_" in vars(self)
         if not linear:  # to look for other fitted attributes takes a tenth of predicting one row
             check_is_fitted(self)
-        features = check_predict(self, X, defer_finite=linear)
-        device = resolve_device(self.device, features)
         if linear:
+            features = check_predict(self, X, defer_finite=True)
+            device = resolve_device(self.device, features)
             coef = self._dense_coef()
             with undisturbed(device):
                 return linear_predictions(self, features, coef, self.intercept_, device, output)
+        checked = check_module_predict(self, X)
+        if not is_loaded(checked):
+            return self._predicted_by_module(checked, output)
+        return np.concatenate([part for part, _ in self._predicted_batches(checked, output)])
+
+    def _predicted_by_module(self, rows: Any, output: Output) -> np.ndarray:
+        """`output` of checked rows."""
+        device = resolve_device(self.device, holder(rows))
+        names = vars(self).get("input_dtype_")
+        dtypes = None if names is None else dtypes_named(names)
         with torch.inference_mode(False), torch.no_grad(), undisturbed(device):
-            n_outputs = len(self.classes_)
-            return module_predictions(features, self._module, LINKS[self._link], n_outputs, device, output)
+            n_outputs, link = len(self.classes_), LINKS[self._link]
+            return module_predictions(rows, self._module, link, n_outputs, device, dtypes, output)
+
+    def _predicted_batches(self, batches: Batches, output: Output) -> Iterator[tuple[np.ndarray, Item]]:
+        """`output` of each batch, and what else is in it."""
+        for item in batches.items():
+            rows = check_batch(self, item, batches.name)
+            yield self._predicted_by_module(rows, output), item._replace(X=None)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Raw predictions: log odds for two classes, unnormalised log-probabilities for more.
@@ -68,7 +94,8 @@ class FittedModel(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
+            The rows to predict. For a `module` also of more dimensions, `Inputs`, a Dataset or a DataLoader,
+            as in `fit`.
 
         Returns
         -------
@@ -84,14 +111,15 @@ class FittedModel(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
+            The rows to predict. For a `module` also of more dimensions, `Inputs`, a Dataset or a DataLoader,
+            as in `fit`.
 
         Returns
         -------
         y : ndarray of shape (n_samples,)
             The most probable class of each row; of equals the first in `classes_`.
         """
-        codes = self._predictions(X, lambda link, z: codes_of(link.decision(z))[None])
+        codes = self._predictions(X, _codes)
         return self.classes_[codes[:, 0]]
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -100,7 +128,8 @@ class FittedModel(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
+            The rows to predict. For a `module` also of more dimensions, `Inputs`, a Dataset or a DataLoader,
+            as in `fit`.
 
         Returns
         -------
@@ -115,7 +144,8 @@ class FittedModel(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
+            The rows to predict. For a `module` also of more dimensions, `Inputs`, a Dataset or a DataLoader,
+            as in `fit`.
 
         Returns
         -------
@@ -125,27 +155,41 @@ class FittedModel(ClassifierMixin, BaseEstimator):
         """
         return self._predictions(X, lambda link, z: link.log_probability(z))
 
-    def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+    def score(self, X: Any, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None) -> float:
         """Mean accuracy of the predicted labels.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-            The rows to predict.
+            The rows to predict. For a `module` also of more dimensions, `Inputs`, a Dataset or a DataLoader,
+            as in `fit`.
 
-        y : array-like of shape (n_samples,)
-            Their true labels.
+        y : array-like of shape (n_samples,), default=None
+            Their true labels. None for a Dataset or DataLoader, which gives them with the rows.
 
         sample_weight : array-like of shape (n_samples,) or float, default=None
-            Weights of the rows.
+            Weights of the rows. A Dataset or DataLoader gives them in the third place.
 
         Returns
         -------
         accuracy : float
             The fraction, by weight, of the rows whose label is predicted.
         """
+        if self.module is not None and is_loaded(X):
+            check_is_fitted(self)
+            y, codes, weights = self._scored(X, y, sample_weight)
+            return float(np.average(self.classes_[codes] == y, weights=weights))
         y = on_host(y)
         return super().score(X, y, sample_weight=one_a_row(sample_weight, y))
+
+    def _scored(self, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Labels, predicted codes and weights of the rows of a Dataset or DataLoader."""
+        refuse_beside(X, y, sample_weight, ("y", "sample_weight"))
+        batches = check_module_predict(self, X)
+        with saying_what_to_do(X, self.device), safe_after_fork():
+            pairs = list(self._predicted_batches(batches, _codes))
+        labels, weights = read_labels([item for _, item in pairs], batches.name)
+        return labels, np.concatenate([codes[:, 0] for codes, _ in pairs]), weights
 
     @property
     def module_(self) -> nn.Module:

@@ -15,8 +15,10 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from torch_logreg._checks.data import check_finite
+from torch_logreg._data.inputs import Dtypes, ModuleFeatures, OfModule, numbers_of_row, to_module
+from torch_logreg._data.loaders import is_loaded
 from torch_logreg._data.products import HALF, matmul, upcast_rows
-from torch_logreg._data.tensors import Features, all_dense, float_dtype, on_device, to_tensor
+from torch_logreg._data.tensors import Features, float_dtype, on_device, to_tensor
 from torch_logreg._losses.links import Link, LogitLink, class_major
 from torch_logreg._modules.predictor import ModulePredictor
 from torch_logreg._runtime.devices import supports_float64
@@ -25,7 +27,7 @@ from torch_logreg._runtime.threads import threads_for
 
 LINEAR_LINK = LogitLink()
 
-Raw: TypeAlias = Callable[[Features], Tensor]  # of some rows: raw predictions (K, n), on the device
+Raw: TypeAlias = Callable[[Any], Tensor]  # of some rows: raw predictions (K, n), on the device
 Output: TypeAlias = Callable[[Link, Tensor], Tensor]  # of raw predictions (K, n): what is asked for, (_, n)
 
 
@@ -47,9 +49,9 @@ class Linear:
         return matmul(X, self._coef).add_(self._intercept)
 
 
-def outputs_of(module: Callable[[Tensor], Tensor], device: torch.device, dtype: torch.dtype) -> Raw:
+def outputs_of(module: Callable[[OfModule], Tensor], device: torch.device, dtypes: Dtypes) -> Raw:
     """Outputs of a module for rows of any kind, which are made dense for it."""
-    return lambda rows: class_major(module(all_dense(on_device(rows, device, dtype), dtype)), rows.shape[0])
+    return lambda rows: class_major(module(to_module(rows, device, dtypes)), rows.shape[0])
 
 
 def linear_predictions(
@@ -91,26 +93,44 @@ def linear_predictions(
 
 
 def module_predictions(
-    X: Features, module: nn.Module, link: Link, n_outputs: int, device: torch.device, output: Output
+    X: ModuleFeatures,
+    module: nn.Module,
+    link: Link,
+    n_outputs: int,
+    device: torch.device,
+    dtypes: Dtypes | None,
+    output: Output,
 ) -> np.ndarray:
-    """`output` of what a module gives in eval mode, whatever mode a user of it has put it in."""
-    raw = outputs_of(ModulePredictor(module, device).outputs, device, next(module.parameters()).dtype)
-    # Rows are dense there, and may have many columns.
-    step = min(chunk_rows(X, n_outputs, device), max(1, limits_of(device).module_numbers // X.shape[1]))
+    """`output` of what a module gives in eval mode, whatever mode a user of it has put it in.
+
+    `dtypes` are those of the inputs; models of earlier versions have only the one of their parameters.
+    """
+    if dtypes is None:
+        dtypes = next(module.parameters()).dtype
+    raw = outputs_of(ModulePredictor(module, device).outputs, device, dtypes)
+    # Rows are dense there, and may have many numbers.
+    step = min(
+        chunk_rows(X, n_outputs, device), max(1, limits_of(device).module_numbers // numbers_of_row(X))
+    )
     if isinstance(X, Tensor) and X.dtype in HALF:
         step = min(step, upcast_rows(X))
     return by_chunks(X, step, lambda rows: output(link, raw(rows)))
 
 
-def chunk_rows(X: Features, n_outputs: int, device: torch.device) -> int:
+def chunk_rows(X: ModuleFeatures, n_outputs: int, device: torch.device) -> int:
     """Rows of X to predict at a time."""
     limits = limits_of(device)
     of_outputs = min(limits.predicted_rows, limits.predicted_numbers // n_outputs)
     return max(1, min(of_outputs, limits.moved_numbers // (X.shape[1] + n_outputs)))
 
 
-def by_chunks(X: Features, step: int, of_chunk: Callable[[Features], Tensor]) -> np.ndarray:
-    """Join what `of_chunk` gives for `step` rows at a time, (_, n), to one (n_rows, _)."""
+def by_chunks(X: Any, step: int, of_chunk: Callable[[Any], Tensor]) -> np.ndarray:
+    """Join what `of_chunk` gives for `step` rows at a time, (_, n), to one (n_rows, _).
+
+    Loaded rows come in batches instead.
+    """
+    if is_loaded(X):
+        return np.concatenate([of_chunk(rows).cpu().numpy() for rows in X.inputs()], axis=1).T
     n_rows = X.shape[0]
     if n_rows <= step:
         return of_chunk(X).cpu().numpy().T

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
 from torch_logreg._contracts.objective import Objective
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._data.tensors import Features, features_to, to_tensor
+from torch_logreg._data.loaders import is_loaded
+from torch_logreg._data.tensors import features_to, to_tensor
 from torch_logreg._fit.predictor import Raw
 from torch_logreg._losses.links import codes_of
 from torch_logreg._runtime.devices import supports_float64
 from torch_logreg._runtime.limits import limits_of
 
 # Of some rows, codes and weights: decision values, class-major, and the weighted sum of the losses.
-Judge: TypeAlias = Callable[[Features, Tensor, Tensor], tuple[Tensor, Tensor]]
+Judge: TypeAlias = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Judged(NamedTuple):
@@ -59,11 +61,10 @@ class Problem(ABC):
         device, judge = self.objective.rows.device, self.judge(w)
         dtype = torch.float64 if supports_float64(device) else torch.float32
         sums = torch.zeros(3, dtype=dtype, device=device)
-        step, n_rows = limits_of(device).forward_rows, len(data.codes)
-        for part in (slice(start, start + step) for start in range(0, n_rows, step)):
-            codes = to_tensor(data.codes[part], device, torch.int64)
-            weights = to_tensor(data.weights[part], device, dtype)
-            decision, loss = judge(data.X[part], codes, weights)
+        for X, codes_here, weights_here in _parts(data, limits_of(device).forward_rows):
+            codes = to_tensor(codes_here, device, torch.int64)
+            weights = to_tensor(weights_here, device, dtype)
+            decision, loss = judge(X, codes, weights)
             right = (codes_of(decision) == codes).to(dtype)
             sums += torch.stack([right @ weights, loss.to(dtype), weights.sum()])
         correct, loss_sum, total = sums.tolist()
@@ -84,6 +85,15 @@ class Problem(ABC):
     def doubt(self, w: Tensor) -> str | None:
         """Why a `final` solution cannot be trusted, a key of `REASONS`, or None."""
         return None
+
+
+def _parts(data: TrainingData, step: int) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+    """Some rows at a time, with their codes and weights; of loaded ones a batch."""
+    if is_loaded(data.X):
+        yield from data.X.look()
+        return
+    for part in (slice(start, start + step) for start in range(0, len(data.codes), step)):
+        yield data.X[part], data.codes[part], data.weights[part]
 
 
 def make_rows(

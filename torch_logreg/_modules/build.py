@@ -7,19 +7,29 @@ from typing import Any
 import torch
 from torch import nn
 
+from torch_logreg._data.inputs import Widths
 from torch_logreg._modules.copies import copied
 from torch_logreg._runtime.compat import NORM_LAYERS
 
 
 def build_module(
-    module: Any, n_features: int, n_outputs: int, dtype: torch.dtype, device: torch.device
+    module: Any, n_features: Widths, n_outputs: int, dtype: torch.dtype, device: torch.device
 ) -> nn.Module:
     """A module of our own from what the user gave as `module`, on `device`.
 
     Inside `RandomStream.running`, as builders draw the weights they start from. Lazy layers are still to
     be materialised, by `probe.check_module`.
     """
+    return own_module(module, n_features, n_outputs, dtype, device).to(device=device, dtype=dtype)
+
+
+def own_module(
+    module: Any, n_features: Widths, n_outputs: int, dtype: torch.dtype, device: torch.device
+) -> nn.Module:
+    """The same as the user made it; `dtype` and `device` are those of the linear model."""
     if module is None:
+        if not isinstance(n_features, int):
+            raise TypeError("Several inputs need a module; the linear model has one.")
         # skip_init: a plain constructor draws from the global generator.
         linear = nn.utils.skip_init(nn.Linear, n_features, n_outputs, device=device, dtype=dtype)
         with torch.no_grad():
@@ -46,7 +56,7 @@ def build_module(
             "n_outputs) -> torch.nn.Module, or a ModuleSpec."
         )
     # A callable may hand out one and the same module each time: that one stays as it is too.
-    built = copied(built).to(device=device, dtype=dtype)
+    built = copied(built)
     if not any(p.requires_grad for p in built.parameters()):
         raise ValueError(
             f"module={type(built).__name__} has no trainable parameter; set requires_grad=True on those that "

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torch_logreg._contracts.objective import Stochastic
-from torch_logreg._contracts.rows import Block, Drawable
-from torch_logreg._data.products import dense_rows
+from torch_logreg._contracts.rows import Block, Minibatched
+from torch_logreg._data.inputs import OfModule, dense
 from torch_logreg._losses.criteria import Criterion
 from torch_logreg._modules.build import penalised
 from torch_logreg._modules.copies import copied
@@ -38,6 +38,28 @@ class Snapshot(NamedTuple):
     buffers: dict[str, Tensor]
 
 
+class Epoch:
+    """F by the minibatches of an epoch, each at the weights that it found."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._sums = torch.zeros(3, dtype=dtype, device=device)  # of losses, of weights, of penalties
+        self._n_batches = 0
+        self._last: Block | None = None
+
+    def add(self, block: Block, loss: Tensor, penalty: Tensor) -> None:
+        """Count a minibatch, which may be looked at again by the same update."""
+        if block is self._last:
+            return
+        weight = block.weights.sum(dtype=self._sums.dtype)
+        self._sums += torch.stack([loss, weight, penalty])
+        self._n_batches, self._last = self._n_batches + 1, block
+
+    def value(self) -> Tensor:
+        """F, (1,)."""
+        loss, weight, penalty = self._sums.split(1)
+        return loss / weight + penalty / self._n_batches
+
+
 class ModuleObjective(Stochastic):
     """One problem: any `nn.Module`, any criterion, an L2 penalty on the weights.
 
@@ -54,7 +76,7 @@ class ModuleObjective(Stochastic):
 
     Parameters
     ----------
-    rows : Drawable
+    rows : Minibatched
         With class codes, int64, as the target.
     module : nn.Module
         Its own from now on; lazy layers are materialised.
@@ -70,7 +92,7 @@ class ModuleObjective(Stochastic):
 
     def __init__(
         self,
-        rows: Drawable,
+        rows: Minibatched,
         module: nn.Module,
         criterion: Criterion,
         C: float,
@@ -88,7 +110,9 @@ class ModuleObjective(Stochastic):
         self._exact = torch.float64 if supports_float64(rows.device) else torch.float32
         layers = list(module.modules())
         self._always_eval = [layer for layer in layers if not layer.training] if module.training else []
-        self.weight_sum = rows.total(self._check_and_sum_weights())
+        with self.stream.running():
+            check_module(self.module, self.criterion, dense(rows.first().X, 0, PROBE_ROWS))
+        self.weight_sum = rows.weight_sum(self._exact)  # (1,)
         self._batch_norms = [layer for layer in module.modules() if isinstance(layer, BATCH_NORM)]
         named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self._parameters = list(named.values())
@@ -102,15 +126,7 @@ class ModuleObjective(Stochastic):
         ]
         self._penalised = torch.cat(on)  # (n_parameters,), 1 or 0
         self._start = torch.cat([p.detach().reshape(-1) for p in self._parameters])[None]
-
-    def _check_and_sum_weights(self) -> Tensor:
-        sums: list[Tensor] = []
-        for block in self.rows.blocks():
-            if not sums:
-                with self.stream.running():
-                    check_module(self.module, self.criterion, dense_rows(block.X, 0, PROBE_ROWS))
-            sums.append(block.weights.sum(dim=1, dtype=self._exact))
-        return torch.stack(sums).sum(dim=0)  # (1,)
+        self._epoch = self._new_epoch()
 
     # ---- the module at some weights ----
 
@@ -201,9 +217,11 @@ class ModuleObjective(Stochastic):
         self._drawn_from = self.stream.state
         factor = self.rows.n_rows / n_nominal
         with self.stream.running(), torch.enable_grad():
-            outputs = self._called(forward, dense_rows(block.X, 0, len(block.target)))
+            outputs = self._called(forward, dense(block.X, 0, len(block.target)))
             loss = self._loss(outputs, block.target, block.weights[0])
             gradient = self._gradient_of_batch(loss, n_nominal)
+        if self.rows.streams:
+            self._epoch.add(block, loss.detach(), self._penalty(w))
         return self._value(w, loss.detach(), factor), self._penalise_gradient(w, gradient, factor)
 
     def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
@@ -221,24 +239,37 @@ class ModuleObjective(Stochastic):
         buffers = self._buffers()
         try:
             with self.stream.running(replay=self._drawn_from):
-                outputs = self._called(evaluate, dense_rows(block.X, 0, len(block.target)))
+                outputs = self._called(evaluate, dense(block.X, 0, len(block.target)))
                 loss = self._loss(outputs, block.target, block.weights[0])
         finally:
             self._set_buffers(buffers)
         return self._value(w, loss, self.rows.n_rows / n_nominal)
 
+    # ---- F of an epoch of rows that stream ----
+
+    def epoch_value(self, w: Tensor) -> Tensor:
+        if not self.rows.streams:
+            return self.value(w)
+        epoch, self._epoch = self._epoch, self._new_epoch()
+        return epoch.value()
+
+    def _new_epoch(self) -> Epoch:
+        return Epoch(self._exact, self.rows.device)
+
     # ---- parts ----
 
-    def _chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _chunks(self) -> Iterator[tuple[OfModule, Tensor, Tensor]]:
         """Dense rows, class codes and weights, so few at a time that their activations fit in memory."""
         limits = limits_of(self.rows.device)
         step = min(limits.forward_rows, max(1, limits.dense_numbers // self.rows.n_features))
         for block in self.rows.blocks():
+            if self.rows.streams:  # in batches that are trained on
+                step = len(block.target)
             for start in range(0, len(block.target), step):
                 part = slice(start, start + step)
-                yield dense_rows(block.X, start, start + step), block.target[part], block.weights[0, part]
+                yield dense(block.X, start, start + step), block.target[part], block.weights[0, part]
 
-    def _called(self, how: Callable[[nn.Module, Tensor], Any], X: Tensor) -> Any:
+    def _called(self, how: Callable[[nn.Module, OfModule], Any], X: OfModule) -> Any:
         """The outputs for some rows, in the precision of the fit; losses are of the dtype of the rows."""
         if self._lower is None:
             return how(self.module, X)
@@ -249,7 +280,7 @@ class ModuleObjective(Stochastic):
     def _loss(self, outputs: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
         return self.criterion.weighted_sum(outputs, codes, weights, self._exact)
 
-    def outputs(self, w: Tensor, X: Tensor) -> Tensor:
+    def outputs(self, w: Tensor, X: OfModule) -> Tensor:
         """The outputs of the module in eval mode, with weights `w`, for some dense rows."""
         self._load(w)
         self.module.eval()
@@ -271,9 +302,11 @@ class ModuleObjective(Stochastic):
         return gradient * (n_rows / self.scaler.scale(torch.ones_like(gradient[:1])))
 
     def _value(self, w: Tensor, sum_of_losses: Tensor, factor: float) -> Tensor:
+        return self.rows.total(sum_of_losses) * factor / self.weight_sum + self._penalty(w)  # (1,)
+
+    def _penalty(self, w: Tensor) -> Tensor:
         weights = (w.detach()[0] * self._penalised).to(self._exact)
-        penalty = self.strength / 2 * weights.square().sum()
-        return self.rows.total(sum_of_losses) * factor / self.weight_sum + penalty  # (1,)
+        return self.strength / 2 * weights.square().sum()
 
     def _penalise_gradient(self, w: Tensor, gradient: Tensor, factor: float) -> Tensor:
         loss = self.rows.total(gradient)[None] * (factor / self.weight_sum).to(self.dtype)

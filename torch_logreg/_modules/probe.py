@@ -9,30 +9,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torch_logreg._data.inputs import OfModule, call, described, expected_of, parts_of
 from torch_logreg._losses.criteria import Criterion
 from torch_logreg._losses.links import LogitLink, ProbabilityLink, by_row
 from torch_logreg._modules.copies import copied
-from torch_logreg._runtime.blame import described, naming
+from torch_logreg._runtime.blame import naming
 from torch_logreg._runtime.compat import is_lazy
 
 MATERIALISING_ROWS = 2  # for lazy layers, which want a shape and no values
 LOG_PROBABILITY_ERROR = 1e-3  # of log-probabilities, in the log of their sum
 
 
-def forward(module: nn.Module, X: Tensor) -> Any:
+def forward(module: nn.Module, X: OfModule) -> Any:
     """Call a module with rows X, which it may write to: layers that work in place do."""
-    floats = (
-        "pass X.astype('float32') to a module that works in float32 inside"
-        if X.dtype == torch.float64
-        else "convert inside to what a layer needs, as by x.long() for an embedding"
-    )
-    advice = f"Its first layer has to take {X.shape[1]} columns, and all tensors that it makes have to be of "
-    advice += f"X's dtype and device; {floats}."
-    with naming(f"module={type(module).__name__} called with X {described(X)}", advice):
-        return module(X.clone())
+    try:
+        return call(module, X)
+    except Exception:
+        with naming(f"module={type(module).__name__} called with {described(X)}", _advice(X)):
+            raise
 
 
-def evaluate(module: nn.Module, X: Tensor) -> Any:
+def _advice(X: OfModule) -> str:
+    takes = f"{expected_of(X)}, and all tensors that it makes have to be of X's dtype and device; "
+    dtypes = {part.dtype for part in parts_of(X).values()}
+    if torch.int64 in dtypes:
+        return takes + "integers that an nn.Embedding looks up have to be below its num_embeddings."
+    if torch.float64 in dtypes:
+        return takes + "pass X.astype('float32') to a module that works in float32 inside."
+    return takes + "convert inside to what a layer needs, as by x.long() for an embedding."
+
+
+def evaluate(module: nn.Module, X: OfModule) -> Any:
     """`forward` without a graph, unless the module needs one to differentiate something inside itself."""
     try:
         with torch.no_grad():
@@ -44,7 +51,7 @@ def evaluate(module: nn.Module, X: Tensor) -> Any:
         return forward(module, X).detach()
 
 
-def check_module(module: nn.Module, criterion: Criterion, X: Tensor) -> int:
+def check_module(module: nn.Module, criterion: Criterion, X: OfModule) -> int:
     """Check what `module` gives for some rows X before it is trained, and return its number of outputs.
 
     Materialises lazy layers. Runs in eval mode, which leaves buffers as they are. Inside
@@ -123,7 +130,7 @@ def _last_operations(output: Tensor) -> set[str]:
     return found
 
 
-def _check_link(output: Tensor, module: nn.Module, criterion: Criterion, X: Tensor) -> None:
+def _check_link(output: Tensor, module: nn.Module, criterion: Criterion, X: OfModule) -> None:
     """Raise if the outputs cannot be what the criterion takes them for."""
     name, operations = type(module).__name__, _last_operations(output)
     output = output.detach()
@@ -171,7 +178,7 @@ def _within_bounds(output: Tensor) -> bool:
     return bool(((output >= 0) & (output <= 1)).all())
 
 
-def _squashing_seen(output: Tensor, module: nn.Module, X: Tensor) -> str | None:
+def _squashing_seen(output: Tensor, module: nn.Module, X: OfModule) -> str | None:
     """Name what ends a module whose outputs are probabilities on all trials, however that is computed."""
     if not _within_bounds(output):
         return None
@@ -183,7 +190,7 @@ def _squashing_seen(output: Tensor, module: nn.Module, X: Tensor) -> str | None:
     return "Softmax" if sums else "Sigmoid"
 
 
-def _with_other_weights(module: nn.Module, X: Tensor) -> Iterator[Tensor]:
+def _with_other_weights(module: nn.Module, X: OfModule) -> Iterator[Tensor]:
     """Outputs with weights drawn at random, so large that logits leave their bounds; finite ones alone.
 
     A module that refuses such weights is not judged by them.

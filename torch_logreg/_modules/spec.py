@@ -94,8 +94,9 @@ class ModuleSpec(Spec):
     ----------
     build : callable
         Called as ``build(n_features, n_outputs, **settings)``, a function or a class of modules; returns
-        the `torch.nn.Module`. For two classes `n_outputs` is 1, unless the criterion needs one output a
-        class; for more it is the number of classes. It must be importable to be pickled.
+        the `torch.nn.Module`. `n_features` is ``X.shape[1]``, of `Inputs` a dict of these by name. For two
+        classes `n_outputs` is 1, unless the criterion needs one output a class; for more it is the number of
+        classes. It must be importable to be pickled.
 
     **settings : object
         Settings of `build`. Parameters of `build` with a default need not be given to be searched over.
@@ -128,13 +129,13 @@ class ModuleSpec(Spec):
                 "class of modules; an instance is passed as module= itself."
             )
 
-    def __call__(self, n_features: int, n_outputs: int) -> nn.Module:
+    def __call__(self, n_features: int | dict[str, int], n_outputs: int) -> nn.Module:
         """Build the module.
 
         Parameters
         ----------
-        n_features : int
-            Number of columns of X.
+        n_features : int or dict of str to int
+            Number of columns of X, ``X.shape[1]``; of `Inputs` that of each by its name.
 
         n_outputs : int
             Number of outputs a row.

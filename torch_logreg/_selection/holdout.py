@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
+from torch_logreg._data.loaders import cut
 from torch_logreg._fit.problem import Judged, Problem
 
 IMPROVEMENT = 1e-4  # of an accuracy, or relative to any other score, below which it has not improved
@@ -36,10 +36,7 @@ def hold_out(data: TrainingData, fraction: float, seed: int) -> tuple[TrainingDa
 
 
 def _part(data: TrainingData, rows: np.ndarray) -> TrainingData:
-    index = (
-        torch.as_tensor(rows, dtype=torch.int64, device=data.X.device) if isinstance(data.X, Tensor) else rows
-    )
-    return TrainingData(data.X[index], data.codes[rows], data.classes, data.weights[rows])
+    return TrainingData(cut(data.X, rows), data.codes[rows], data.classes, data.weights[rows])
 
 
 def negative_loss(w: Tensor, judged: Judged) -> float:

@@ -28,7 +28,8 @@ class SGD(Recipe, Solver[Stochastic]):
     """`torch.optim.SGD` on minibatches, or another optimizer, as a hand-written loop would use it.
 
     Each epoch begins with F over all rows, which is what is recorded. It ends the fit once the gradient
-    there is at most `tol`, and claims no more than that. Without an optimizer and with
+    there is at most `tol`, and claims no more than that. Of rows that stream, the mean of F over the epoch's
+    own minibatches is recorded, and no gradient is known. Without an optimizer and with
     ``learning_rate="auto"`` the step length comes from an Armijo line search on the minibatch at hand.
 
     References
@@ -46,18 +47,21 @@ class SGD(Recipe, Solver[Stochastic]):
     def minimize(self, objective: Stochastic, w: Tensor, callback: Callback) -> Solution:
         rows, generator = objective.rows, torch.Generator(device="cpu").manual_seed(self.seed)
         batch_size = None if self.batch_size is None or self.batch_size >= rows.n_rows else self.batch_size
-        w = w.clone()
+        w, n_nominal = w.clone(), rows.nominal(batch_size)
         steps = self._steps(w, objective)
-        reason, n_iter = "max_iter", 0
+        reason, n_iter, in_one = "max_iter", 0, batch_size is None and not rows.streams
         for number in range(self.max_iter):
-            whole = next(rows.minibatches(None, generator)) if batch_size is None else None
-            value, gradient = self._look(objective, w, whole)
-            F, norm = self._on_host(value, gradient, number)
+            whole = next(rows.minibatches(None, generator)) if in_one else None
+            if not rows.streams:
+                value, gradient = self._look(objective, w, whole)
+                F, norm = self._on_host(value, gradient, number)
             if whole is not None and gradient is not None:
                 steps.whole(whole, value, gradient)
             else:
                 for block in rows.minibatches(batch_size, generator):
-                    steps.minibatch(block, batch_size or rows.n_rows)
+                    steps.minibatch(block, n_nominal)
+            if rows.streams:  # nothing is known of F at the beginning of the epoch, nor of its gradient
+                F, norm = self._on_host(objective.epoch_value(w), None, number + 1)
             length, n_iter = steps.end_epoch(float(F[0])), number + 1
             if self.tol is not None and (norm <= self.tol).all():
                 reason = "converged"
