@@ -624,7 +624,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             if is_loaded(kept.X):
                 raise ValueError(
                     f"scoring={self.scoring!r} predicts all rows at once, and those to score come from a "
-                    "Dataset or DataLoader; use scoring='loss' or None, or pass them as arrays in X_val and y_val."
+                    "Dataset or DataLoader; use scoring='loss' or None, or pass arrays as X_val and y_val."
                 )
             score = Scored(self, get_scorer(self.scoring), kept, attributes)
         return Validation(problem, kept, score, self.n_iter_no_change if self.early_stopping else 0)
