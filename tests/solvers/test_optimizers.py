@@ -239,6 +239,24 @@ def test_an_optimizer_of_a_user_needs_no_learning_rate():
     assert clf.optimizer_ == "Doubling"
 
 
+class Replacing(Doubling):
+    """One that gives parameters other memory, in place of writing into theirs."""
+
+    def step(self):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data = parameter.data - 2 * parameter.grad
+
+
+@pytest.mark.parametrize("module", [None, started()])
+def test_an_optimizer_may_give_parameters_other_memory(module):
+    X, y = data()
+    clf = classifier(module=module, optimizer=Replacing).fit(X, y)
+    in_place = classifier(module=module, optimizer=Doubling).fit(X, y)
+    assert_allclose(clf.loss_curve_, in_place.loss_curve_, rtol=1e-12)
+    assert clf.loss_curve_[-1] < clf.loss_curve_[0]
+
+
 def test_groups_of_parameters_are_the_modules_own():
     X, y = data()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ PRECISIONS: dict[str, torch.dtype | None] = {
     "bf16-mixed": torch.bfloat16,
     "16-mixed": torch.float16,
 }
+
+
+Mode: TypeAlias = Literal["as it came", "train", "train on one row", "eval"]
 
 
 class Snapshot(NamedTuple):
@@ -127,6 +130,8 @@ class ModuleObjective(Stochastic):
         self._penalised = torch.cat(on)  # (n_parameters,), 1 or 0
         self._start = torch.cat([p.detach().reshape(-1) for p in self._parameters])[None]
         self._epoch = self._new_epoch()
+        self._loaded: Tensor | None = None
+        self._mode: Mode = "as it came"
 
     # ---- the module at some weights ----
 
@@ -165,13 +170,19 @@ class ModuleObjective(Stochastic):
                 setattr(self.module.get_submodule(layer), own, buffers[name].clone())
 
     def _load(self, w: Tensor) -> None:
-        flat, start = w.detach()[0], 0
+        if self._loaded is w:  # in whose memory the parameters are
+            return
+        self._loaded, flat, start = w, w.detach()[0], 0
         for parameter in self._parameters:
             parameter.data = flat[start : start + parameter.numel()].view(parameter.shape)
             start += parameter.numel()
 
     def _train(self, n_rows: int) -> None:
         """Train mode for a batch of `n_rows` rows."""
+        mode: Mode = "train" if n_rows > 1 else "train on one row"
+        if mode == self._mode:
+            return
+        self._mode = mode
         self.module.train()
         for layer in self._always_eval:
             layer.training = False
@@ -179,13 +190,18 @@ class ModuleObjective(Stochastic):
             for layer in self._batch_norms:
                 layer.training = False
 
+    def _eval(self) -> None:
+        if self._mode != "eval":
+            self._mode = "eval"
+            self.module.eval()
+
     # ---- F over all rows ----
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         self._load(w)
         value = torch.zeros((), dtype=self._exact, device=self.rows.device)
         gradient = torch.zeros(self.n_parameters, dtype=self.dtype, device=self.rows.device)
-        self.module.eval()
+        self._eval()
         with self.stream.running(), torch.enable_grad():
             for X, codes, weights in self._chunks():
                 # In full precision: sums in 16 bits over all rows would overflow, and claim what is not so.
@@ -199,7 +215,7 @@ class ModuleObjective(Stochastic):
         """F (1,) alone."""
         self._load(w)
         value = torch.zeros((), dtype=self._exact, device=self.rows.device)
-        self.module.eval()
+        self._eval()
         with self.stream.running():
             for X, codes, weights in self._chunks():
                 value += self._loss(self._called(evaluate, X), codes, weights)
@@ -212,20 +228,24 @@ class ModuleObjective(Stochastic):
 
         Also a short last batch is divided by `n_nominal`: its mean would count each of its rows for more.
         """
+        loss, gradient = self._of_batch(w, block, n_nominal)
+        return self._value(w, loss, self.rows.n_rows / n_nominal), gradient
+
+    def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
+        return self._of_batch(w, block, n_nominal)[1]
+
+    def _of_batch(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
+        """The sum of the losses of a batch, and the gradient of F that it estimates."""
         self._load(w)
         self._train(len(block.target))
         self._drawn_from = self.stream.state
-        factor = self.rows.n_rows / n_nominal
         with self.stream.running(), torch.enable_grad():
             outputs = self._called(forward, dense(block.X, 0, len(block.target)))
             loss = self._loss(outputs, block.target, block.weights[0])
             gradient = self._gradient_of_batch(loss, n_nominal)
         if self.rows.streams:
             self._epoch.add(block, loss.detach(), self._penalty(w))
-        return self._value(w, loss.detach(), factor), self._penalise_gradient(w, gradient, factor)
-
-    def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
-        return self.batch_value_and_gradient(w, block, n_nominal)[1]
+        return loss.detach(), self._penalise_gradient(w, gradient, self.rows.n_rows / n_nominal)
 
     @torch.no_grad()
     def batch_value(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
@@ -283,7 +303,7 @@ class ModuleObjective(Stochastic):
     def outputs(self, w: Tensor, X: OfModule) -> Tensor:
         """The outputs of the module in eval mode, with weights `w`, for some dense rows."""
         self._load(w)
-        self.module.eval()
+        self._eval()
         with self.stream.running(replay=self.stream.state):
             return evaluate(self.module, X)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -17,6 +18,7 @@ from torch_logreg._contracts.rows import Block
 from torch_logreg._contracts.solver import Each
 from torch_logreg._runtime.blame import naming
 from torch_logreg._runtime.compat import sgd
+from torch_logreg._runtime.devices import shares_memory
 
 Factory: TypeAlias = Callable[..., torch.optim.Optimizer]  # of parameters, and `lr` if that is a number
 
@@ -28,6 +30,21 @@ OPTIMIZER = (
 SCHEDULE = (
     "lr_schedule takes an optimizer and returns a scheduler of torch.optim.lr_scheduler, which is stepped "
     "once an epoch; one that is to be stepped after each minibatch is passed as (lr_schedule, 'batch')."
+)
+
+
+# Optimizers that treat all numbers alike, whichever parameter they are of: one vector takes them fewer calls.
+ELEMENTWISE = (
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.AdamW,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+    torch.optim.Adadelta,
+    torch.optim.Adamax,
+    torch.optim.ASGD,
+    torch.optim.Rprop,
 )
 
 
@@ -97,7 +114,8 @@ class Stock:
     """`torch.optim.SGD` of the parameters as one vector."""
 
     def __init__(self, w: Tensor, objective: Stochastic, recipe: Recipe) -> None:
-        self._objective, self._momentum, self._nesterov = objective, recipe.momentum, recipe.nesterov
+        self._w, self._objective = w, objective
+        self._momentum, self._nesterov = recipe.momentum, recipe.nesterov
         self._clip = recipe.clip_grad_norm
         length = float(recipe.learning_rate)
         if length > torch.finfo(w.dtype).max:
@@ -105,9 +123,7 @@ class Stock:
                 f"learning_rate={recipe.learning_rate!r} is infinite in {w.dtype}, which the weights have; "
                 "use a smaller learning_rate, or learning_rate='auto'."
             )
-        with torch.enable_grad():
-            self._parameter = nn.Parameter(w)
-        self._parameter.data = w
+        self._parameter = as_parameter(w)
         self._velocity: list[Tensor | None] = [None]
         self._optimizer = torch.optim.SGD(
             [self._parameter], lr=length, momentum=recipe.momentum, nesterov=recipe.nesterov
@@ -115,7 +131,7 @@ class Stock:
         self._schedule = Schedule(recipe, self._optimizer)
 
     def minibatch(self, block: Block, n_nominal: int) -> None:
-        self._follow(self._objective.batch_gradient(self._parameter.data, block, n_nominal))
+        self._follow(self._objective.batch_gradient(self._w, block, n_nominal))
 
     def whole(self, block: Block, value: Tensor, gradient: Tensor) -> None:
         self._follow(gradient)
@@ -156,9 +172,13 @@ class Stepped:
     def __init__(self, w: Tensor, objective: Stochastic, recipe: Recipe, optimizer: Factory) -> None:
         self._w, self._objective, self._clip = w, objective, recipe.clip_grad_norm
         self._parameters = objective.parameters(w)
-        self._sizes = [parameter.numel() for parameter in self._parameters]
         self._what = f"optimizer={recipe.named}"
         self._optimizer = self._made(optimizer, recipe.learning_rate)
+        if self._treats_all_alike():
+            self._parameters = [as_parameter(w)]
+            self._optimizer.param_groups[0]["params"] = self._parameters
+        self._sizes = [parameter.numel() for parameter in self._parameters]
+        self._memory = [parameter.data for parameter in self._parameters]  # parts of `w`
         self._takes_closure = _needs_closure(self._optimizer)
         self._scaler = objective.scaler
         if self._takes_closure and objective.is_mixed:
@@ -174,6 +194,14 @@ class Stepped:
         if not isinstance(made, torch.optim.Optimizer):
             raise TypeError(f"{self._what} gave a {type(made).__name__}. {OPTIMIZER}")
         return made
+
+    def _treats_all_alike(self) -> bool:
+        """Whether the steps are the same if the parameters are one vector."""
+        groups, parameters = self._optimizer.param_groups, self._parameters
+        if type(self._optimizer) not in ELEMENTWISE or len(groups) > 1 or self._optimizer.state:
+            return False
+        given = groups[0]["params"]
+        return len(given) == len(parameters) and all(map(operator.is_, given, parameters))
 
     def minibatch(self, block: Block, n_nominal: int) -> None:
         if self._takes_closure:
@@ -202,8 +230,11 @@ class Stepped:
         """Give each parameter its part of the gradient."""
         if self._scaler is not None:  # which looks for what is not finite, and counts, as it scales back
             gradient = self._scaler.scale(gradient)
-        for parameter, part in zip(self._parameters, gradient[0].split(self._sizes), strict=True):
-            parameter.grad = part.view_as(parameter)
+        if len(self._parameters) == 1:
+            self._parameters[0].grad = gradient.view_as(self._parameters[0])
+        else:
+            for parameter, part in zip(self._parameters, gradient[0].split(self._sizes), strict=True):
+                parameter.grad = part.view_as(parameter)
         if self._scaler is not None:
             self._scaler.unscale_(self._optimizer)
         if self._clip is not None:
@@ -218,11 +249,22 @@ class Stepped:
                 self._optimizer.step(closure)
             else:
                 self._optimizer.step()
+        for parameter, memory in zip(self._parameters, self._memory, strict=True):
+            if not shares_memory(parameter, memory):  # an optimizer may give parameters other memory
+                parameter.data = memory.copy_(parameter.data)
 
     def end_epoch(self, F: float) -> float:
         length = float(self._optimizer.param_groups[0].get("lr", np.nan))
         self._schedule.after("epoch", F)
         return length
+
+
+def as_parameter(w: Tensor) -> nn.Parameter:
+    """A parameter in the memory of `w`."""
+    with torch.enable_grad():
+        parameter = nn.Parameter(w)
+    parameter.data = w
+    return parameter
 
 
 def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
