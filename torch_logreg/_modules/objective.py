@@ -16,7 +16,7 @@ from torch_logreg._modules.build import penalised
 from torch_logreg._modules.copies import copied
 from torch_logreg._modules.probe import check_module, evaluate, forward
 from torch_logreg._runtime.compat import BATCH_NORM
-from torch_logreg._runtime.devices import supports_float64
+from torch_logreg._runtime.devices import shares_memory, supports_float64
 from torch_logreg._runtime.limits import limits_of
 from torch_logreg._runtime.random import RandomStream
 
@@ -170,7 +170,7 @@ class ModuleObjective(Stochastic):
                 setattr(self.module.get_submodule(layer), own, buffers[name].clone())
 
     def _load(self, w: Tensor) -> None:
-        if self._loaded is w:  # in whose memory the parameters are
+        if self._loaded is w and shares_memory(self._parameters[0], w):  # another may use the module too
             return
         self._loaded, flat, start = w, w.detach()[0], 0
         for parameter in self._parameters:

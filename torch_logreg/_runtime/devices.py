@@ -54,6 +54,6 @@ def looks_are_free(device: torch.device) -> bool:
 WITHOUT_ADDRESSES = ("lazy", "xla")
 
 
-def shares_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors begin at the same address; taken to be so on devices that have none."""
-    return one.device.type in WITHOUT_ADDRESSES or one.data_ptr() == other.data_ptr()
+def shares_memory(one: Tensor, other: Tensor) -> bool | None:
+    """Whether two tensors begin at the same address; None on devices that tell of none."""
+    return None if one.device.type in WITHOUT_ADDRESSES else one.data_ptr() == other.data_ptr()

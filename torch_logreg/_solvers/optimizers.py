@@ -250,7 +250,7 @@ class Stepped:
             else:
                 self._optimizer.step()
         for parameter, memory in zip(self._parameters, self._memory, strict=True):
-            if not shares_memory(parameter, memory):  # an optimizer may give parameters other memory
+            if shares_memory(parameter, memory) is False:  # an optimizer may give parameters other memory
                 parameter.data = memory.copy_(parameter.data)
 
     def end_epoch(self, F: float) -> float:
