@@ -111,6 +111,20 @@ def schedule_of(lr_schedule: Any) -> tuple[Any, Each]:
     )
 
 
+def check_scored(estimator: Any, X_val: Any, given: Mapping[str, Any]) -> None:
+    """Raise for rows to score a fit on that are half `given`, and for a score without such rows."""
+    if X_val is not None:
+        return
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} is given without X_val; pass the rows it belongs to as X_val.")
+    if estimator.scoring is not None and not estimator.early_stopping:
+        raise ValueError(
+            f"scoring={estimator.scoring!r} is not read, for there are no rows to score; set "
+            "early_stopping=True, or pass X_val and y_val to fit."
+        )
+
+
 def _check_is_cross_entropy(criterion: Any, solver: str) -> None:
     if not is_cross_entropy(criterion):
         raise ValueError(

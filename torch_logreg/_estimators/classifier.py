@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.metrics import get_scorer_names
 from torch import Tensor, nn
 
 from torch_logreg._checks.compat import CallbackSupportMixin, Interval, StrOptions, with_callbacks
@@ -30,6 +30,7 @@ from torch_logreg._checks.module_data import check_module_fit, check_module_vali
 from torch_logreg._checks.parameters import (
     check_all_are_read,
     check_parameters,
+    check_scored,
     check_solver_exists,
     schedule_of,
 )
@@ -61,7 +62,7 @@ from torch_logreg._modules.objective import PRECISIONS
 from torch_logreg._runtime.devices import resolve_device
 from torch_logreg._runtime.surroundings import undisturbed, with_plain_defaults
 from torch_logreg._runtime.threads import threads_for
-from torch_logreg._selection.holdout import Score, Scored, Validation, hold_out, negative_loss
+from torch_logreg._selection.holdout import hold_out, validation_of
 from torch_logreg._solvers.optimizers import NamingOptimizer
 from torch_logreg._solvers.registry import SOLVERS, make_solver
 
@@ -464,7 +465,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         """
         self._check_parameters()
         initial = Initial.of(coef_init, intercept_init, self._is_module())
-        self._check_scored(X_val, y_val, sample_weight_val)
+        check_scored(self, X_val, {"y_val": y_val, "sample_weight_val": sample_weight_val})
         with guarded(self, X), torch.inference_mode(False), torch.no_grad():
             # Of rows that early stopping keeps, no sum over the rows to train on would tell.
             whole = self._solver_name() != "sgd" and not self.early_stopping
@@ -519,20 +520,6 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         check_parameters(self, DEFAULTS)
         check_all_are_read(self, self._solver_name())
 
-    def _check_scored(self, X_val: Any, y_val: Any, sample_weight_val: Any) -> None:
-        """Raise for rows to score a fit on that are half given, and for a score without such rows."""
-        if X_val is None:
-            for name, value in (("y_val", y_val), ("sample_weight_val", sample_weight_val)):
-                if value is not None:
-                    raise ValueError(
-                        f"{name} is given without X_val; pass the rows that it belongs to as X_val."
-                    )
-            if self.scoring is not None and not self.early_stopping:
-                raise ValueError(
-                    f"scoring={self.scoring!r} is not read, for there are no rows to score; set "
-                    "early_stopping=True, or pass X_val and y_val to fit."
-                )
-
     def _solver_name(self) -> str:
         if self.solver != "auto":
             return self.solver
@@ -579,7 +566,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         C = float(self.C)
         factor = problem.weight_sum * (C if np.isfinite(C) else 1.0)
         attributes = partial(_attributes_at, problem, data.classes)
-        validation = None if kept is None else self._validation(problem, kept, attributes)
+        validation = None if kept is None else validation_of(self, problem, kept, attributes)
         name = self._solver_name()
         recorder = Recorder(
             attributes,
@@ -613,21 +600,6 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             "_history": scaled(history, factor),
             **self._optimizer_name(optimizer),
         }
-
-    def _validation(
-        self, problem: Problem, kept: TrainingData, attributes: Callable[[Tensor], dict[str, Any]]
-    ) -> Validation:
-        score: Score | None = None
-        if self.scoring == "loss":
-            score = negative_loss
-        elif self.scoring not in (None, "accuracy"):
-            if is_loaded(kept.X):
-                raise ValueError(
-                    f"scoring={self.scoring!r} predicts all rows at once, and those to score come from a "
-                    "Dataset or DataLoader; use scoring='loss' or None, or pass arrays as X_val and y_val."
-                )
-            score = Scored(self, get_scorer(self.scoring), kept, attributes)
-        return Validation(problem, kept, score, self.n_iter_no_change if self.early_stopping else 0)
 
     def _appended(self, name: str, values: np.ndarray) -> np.ndarray:
         """Values of each epoch, after those of the epochs that a warm start goes on from."""

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
-from torch_logreg._data.loaders import cut
+from torch_logreg._data.loaders import cut, is_loaded
 from torch_logreg._fit.problem import Judged, Problem
 
 IMPROVEMENT = 1e-4  # of an accuracy, or relative to any other score, below which it has not improved
@@ -120,3 +121,24 @@ class Validation:
             return score > -np.inf
         size = 1.0 if self._score is None else abs(self._best_score)
         return score > self._best_score + IMPROVEMENT * size
+
+
+def validation_of(
+    estimator: Any,
+    problem: Problem,
+    kept: TrainingData,
+    attributes: Callable[[Tensor], dict[str, Any]],
+) -> Validation:
+    """The validation that the parameters of an estimator ask for."""
+    scoring = estimator.scoring
+    score: Score | None = None
+    if scoring == "loss":
+        score = negative_loss
+    elif scoring not in (None, "accuracy"):
+        if is_loaded(kept.X):
+            raise ValueError(
+                f"scoring={scoring!r} predicts all rows at once, and those to score come from a Dataset or "
+                "DataLoader; use scoring='loss' or None, or pass arrays as X_val and y_val."
+            )
+        score = Scored(estimator, get_scorer(scoring), kept, attributes)
+    return Validation(problem, kept, score, estimator.n_iter_no_change if estimator.early_stopping else 0)
