@@ -153,7 +153,7 @@ def test_the_rows_may_have_any_form(form, module):
         ({"X_val": X_VAL, "y_val": Y_VAL[:-1]}, "X_val has 100 rows and y_val has 99"),
         (
             {"X_val": X_VAL, "y_val": Y_VAL + 5},
-            r"y_val has the label 5, which is none of the classes \[0, 1\]",
+            r"y_val has the label [56], which is none of the classes \[0, 1\]",
         ),
         ({"X_val": np.full_like(X_VAL, np.nan), "y_val": Y_VAL}, "NaN"),
         ({"X_val": X_VAL, "y_val": Y_VAL, "sample_weight_val": -WEIGHTS}, "must not be negative"),
