@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 THREADS = int(os.environ.get("TORCH_LOGREG_TEST_THREADS", "1"))
 SECONDS = float(os.environ.get("TORCH_LOGREG_TEST_SECONDS", "2" if THREADS == 1 else "0"))
 COMPANY = 3.0
-LONG = ("slow", "timing", "processes", "deep")
+LONG = ("slow", "timing", "processes", "deep", "recipes")
 LOOP_SECONDS = 0.08  # of `loop_seconds` on the machine of that bound, an AMD EPYC (Milan)
 
 

@@ -13,8 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from torch_logreg import Inputs, TorchLogisticClassifier, TorchLogisticClassifierCV
-from torch_logreg._checks.data import check_fit
-from torch_logreg._checks.module_data import check_module_fit, check_validation
+from torch_logreg._checks.module_data import check_module_fit, check_module_validation
 from torch_logreg._data.loaders import Loaded
 
 N = 20
@@ -352,10 +351,12 @@ def test_rows_to_validate_with_are_checked_like_those_to_predict_and_coded_among
     labels = np.array(["a", "b", "c"])[np.arange(N) % 3]
     data = _checked(estimator, pairs(FLAT, np.arange(N) % 3) if loaded else X, None if loaded else labels)
     if loaded:
-        kept = check_validation(estimator, data, pairs(FLAT[:4], [2, 1, 1, 0], [1.0, 2, 3, 4]), None, None)
+        kept = check_module_validation(
+            estimator, data, pairs(FLAT[:4], [2, 1, 1, 0], [1.0, 2, 3, 4]), None, None
+        )
         assert isinstance(kept.X, Loaded) and kept.X.shape == (4, 16)
     else:
-        kept = check_validation(estimator, data, X[:4], labels[[2, 1, 1, 0]], [1, 2, 3, 4])
+        kept = check_module_validation(estimator, data, X[:4], labels[[2, 1, 1, 0]], [1, 2, 3, 4])
         assert kept.X.shape[0] == 4
     assert kept.codes.tolist() == [2, 1, 1, 0] and kept.weights.tolist() == [1, 2, 3, 4]
     assert kept.classes is data.classes
@@ -365,25 +366,10 @@ def test_rows_to_validate_with_are_not_held_to_the_fit_before():
     estimator = model(Bag()).fit(WORDS, Y)
     estimator.set_params(module=linear)
     data = _checked(estimator, FLAT, Y)
-    assert check_validation(estimator, data, FLAT + 0.5, Y, None).X.shape == (N, 16)
+    assert check_module_validation(estimator, data, FLAT + 0.5, Y, None).X.shape == (N, 16)
     for X, words in (
         (pairs(IMAGES), r"The x of TensorDataset has rows of shape \(1, 4, 4\)"),
         (both(), "inputs"),
     ):
         with pytest.raises(ValueError, match=words):
-            check_validation(estimator, data, X, None if isinstance(X, Dataset) else Y, None)
-
-
-def test_rows_to_validate_the_linear_model_with_are_checked_too():
-    estimator = TorchLogisticClassifier()
-    data = check_fit(estimator, FLAT, Y, None, None)
-    kept = check_validation(estimator, data, FLAT[:3], Y[:3], None)
-    assert kept.codes.tolist() == Y[:3].tolist() and kept.weights.tolist() == [1, 1, 1]
-    for X, y, words in (
-        (FLAT[:3, :2], Y[:3], "X has 2 features"),
-        (FLAT[:3], [0, 1, 7], "y_val has the label 7"),
-        (FLAT[:3], None, "requires y"),
-        (pairs(), None, "X is a TensorDataset"),
-    ):
-        with pytest.raises((ValueError, TypeError), match=words):
-            check_validation(estimator, data, X, y, None)
+            check_module_validation(estimator, data, X, None if isinstance(X, Dataset) else Y, None)

@@ -36,7 +36,11 @@ def fences(page, language):
     return [(text.count("\n", 0, block.start()) + 2, block[1]) for block in blocks]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if fences(p, "python")], ids=lambda page: page.name)
+MARKS = {"recipes.md": pytest.mark.recipes}
+RUN = [pytest.param(p, id=p.name, marks=MARKS.get(p.name, ())) for p in PAGES if fences(p, "python")]
+
+
+@pytest.mark.parametrize("page", RUN)
 def test_the_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
@@ -49,7 +53,9 @@ def test_there_are_python_blocks_to_run():
     assert {p.name for p in PAGES if fences(p, "python")} >= {
         "README.md",
         "getting_started.md",
+        "recipes.md",
         "security.md",
+        "training_modules.md",
         "user_guide.md",
     }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch_logreg
 
-PUBLIC = ["Inputs", "ModuleSpec", "TorchLogisticClassifier", "TorchLogisticClassifierCV"]
+PUBLIC = ["Inputs", "ModuleSpec", "OptimizerSpec", "TorchLogisticClassifier", "TorchLogisticClassifierCV"]
 
 
 def test_the_public_names_are_exactly_these():

@@ -217,9 +217,8 @@ def test_copies_and_pickles_predict_the_same_and_clones_are_fitted_to_the_same(k
     for again in (copy.deepcopy(fitted), pickle.loads(pickle.dumps(fitted)), clone(fitted).fit(X, Y)):
         assert_array_equal(again.predict_proba(X), right)
         assert (again.input_dtype_, again.input_shape_) == (fitted.input_dtype_, fitted.input_shape_)
-    assert (
-        clone(fitted).set_params(warm_start=True).fit(X, Y).fit(X, Y).loss_curve_[0] < fitted.loss_curve_[1]
-    )
+    again = clone(fitted).set_params(warm_start=True).fit(X, Y).fit(X, Y)
+    assert again.loss_curve_[-1] < fitted.loss_curve_[-1]
 
 
 @kinds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
 from sklearn.utils.estimator_checks import (
     check_dataframe_column_names_consistency,
     check_estimator,
@@ -28,7 +29,8 @@ NOT_CONVERGED = pytest.mark.filterwarnings("ignore::sklearn.exceptions.Convergen
 
 def name_of(estimator: TorchLogisticClassifier) -> str:
     module = "mlp" if estimator.module else "linear"
-    return f"{estimator.solver}, {module}, learning_rate={estimator.learning_rate}, {estimator.batch_size}"
+    name = f"{estimator.solver}, {module}, learning_rate={estimator.learning_rate}, {estimator.batch_size}"
+    return name if estimator.optimizer is None else f"{name}, {estimator.optimizer.__name__}"
 
 
 def of_sgd(**settings: object):
@@ -50,6 +52,8 @@ ESTIMATORS = [
     of_sgd(learning_rate=0.1, batch_size=None),
     of_sgd(module=mlp, batch_size=None),
     of_sgd(module=mlp, learning_rate=0.1, batch_size=None),
+    of_sgd(module=mlp, optimizer=torch.optim.Adam, batch_size=None),
+    of_sgd(optimizer=torch.optim.Adam, batch_size=None),
 ]
 
 # A row of weight 2 falls into one minibatch of 8, and the same row twice into two.

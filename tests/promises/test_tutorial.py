@@ -30,7 +30,7 @@ TABLE = {
     900: 0.021888,
     1000: 0.019852,
 }
-LINE = re.compile(r"iteration (\d+): loss (\d\.\d{6}), .*accuracy after it ([01]\.\d{4})")
+LINE = re.compile(r" +(\d+) +(\d\.\d{6}) +\S+ +([01]\.\d{4}) +\d+\.\d\d")
 
 
 class LogisticRegressionModel(nn.Module):
@@ -128,7 +128,8 @@ def test_verbose_prints_loss_and_accuracy_of_the_current_weights(capsys, module)
     clf = TorchLogisticClassifier(
         module=module, criterion=criterion, verbose=1, **settings(max_iter=n_epochs)
     ).fit(x, y)
-    lines = capsys.readouterr().out.splitlines()
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["epoch", "train", "loss", "max", "|grad|", "train", "acc.", "seconds"]
     assert len(lines) == n_epochs
     printed = [LINE.fullmatch(line).groups() for line in lines]
     assert [int(number) for number, _, _ in printed] == list(range(n_epochs))

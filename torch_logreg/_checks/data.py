@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +25,10 @@ from torch_logreg._checks.compat import (
 from torch_logreg._checks.containers import check_readable, on_host, refusing_huge_integers
 from torch_logreg._checks.labels import factorise
 from torch_logreg._checks.weights import check_range, sample_weights, times_class_weight
+from torch_logreg._data.loaders import codes_among
 from torch_logreg._data.products import HALF
 from torch_logreg._data.tensors import Features, float_dtype, float_info
+from torch_logreg._runtime.blame import naming
 from torch_logreg._runtime.limits import limits_of
 
 FLOATS = [np.float64, np.float32]
@@ -87,6 +90,32 @@ def coded(X: Any, y: np.ndarray, sample_weight: Any, class_weight: Any, info: np
     if class_weight is not None:
         weights = times_class_weight(weights, class_weight, classes, codes)
     check_range(weights, codes, info)
+    return TrainingData(X, codes, classes, weights)
+
+
+def check_validation(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    classes: np.ndarray,
+    check: Callable[[BaseEstimator, Any], Any],
+) -> TrainingData:
+    """Check rows to score a fit on, which has seen those that it learns from; they have its classes.
+
+    `check` is that of rows to predict.
+    """
+    if y is None:
+        raise ValueError("X_val is given without y_val; pass the labels of these rows as y_val.")
+    with naming("X_val", "Its rows need the shape of those of X, and its columns their order."):
+        X = check(estimator, X)
+    with naming("y_val", "It needs a label, as in y, for each row of X_val."):
+        y = check_y(on_host(y, of="y_val"), multi_output=False, y_numeric=False, estimator=estimator)
+    if len(y) != X.shape[0]:
+        raise ValueError(f"X_val has {X.shape[0]} rows and y_val has {len(y)}: they must have equally many.")
+    codes = codes_among(y, classes, "y_val")
+    with naming("sample_weight_val", "It needs a weight for each row of X_val."):
+        weights = sample_weights(sample_weight, y)
     return TrainingData(X, codes, classes, weights)
 
 

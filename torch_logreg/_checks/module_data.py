@@ -19,6 +19,7 @@ from torch_logreg._checks.data import (
     check_fit,
     check_labels,
     check_predict,
+    check_validation,
     coded,
 )
 from torch_logreg._checks.labels import factorise
@@ -115,13 +116,14 @@ def check_batch(estimator: Any, item: Item, name: str) -> Any:
     return _as_seen(estimator, item.X)
 
 
-def check_validation(estimator: Any, data: TrainingData, X: Any, y: Any, sample_weight: Any) -> TrainingData:
-    """Check rows to score while the estimator is fitted to `data`: X as `fit` takes it, y among its classes.
+def check_module_validation(
+    estimator: Any, data: TrainingData, X: Any, y: Any, sample_weight: Any
+) -> TrainingData:
+    """Check rows to score while a module is fitted to `data`: X as `fit` takes it, y among its classes.
 
     Weights are those given, without those of the classes. `n_features_in_` and `input_shape_` are set before.
     """
-    is_module = estimator.module is not None
-    if is_module and is_loaded(X):
+    if is_loaded(X):
         refuse_beside(X, y, sample_weight, ("y_val", "sample_weight_val"))
         batches = check_module_predict(estimator, X)
         first, labels, weights = _read(estimator, batches)
@@ -129,10 +131,7 @@ def check_validation(estimator: Any, data: TrainingData, X: Any, y: Any, sample_
         codes = codes_among(labels, data.classes, batches.name)
         loaded = Loaded(batches, len(codes), data.classes, np.ones(len(data.classes)), first)
         return TrainingData(loaded, codes, data.classes, sample_weights(weights, labels))
-    rows = check_module_predict(estimator, X) if is_module else check_predict(estimator, X)
-    labels = check_labels(estimator, np.empty(rows.shape[0]), on_host(y))
-    codes = codes_among(labels, data.classes, "y_val")
-    return TrainingData(rows, codes, data.classes, sample_weights(sample_weight, labels))
+    return check_validation(estimator, X, y, sample_weight, data.classes, check_module_predict)
 
 
 def refuse_classes(classes: Any, why: str) -> None:

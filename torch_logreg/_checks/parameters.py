@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
+import torch
+
 from torch_logreg._checks.compat import (
     constraints_of,
     validate_parameter_constraints,
 )
 from torch_logreg._checks.containers import refusing_huge_integers
+from torch_logreg._contracts.solver import Each
 from torch_logreg._losses.criteria import is_cross_entropy
 
 ELSEWHERE = ("liblinear", "sag", "saga")  # of LogisticRegression, and not here
@@ -20,8 +23,14 @@ OF_SGD = {
     "nesterov": False,
     "batch_size": "auto",
     "lr_schedule": None,
+    "optimizer": None,
+    "clip_grad_norm": None,
+    "precision": "32",
     "module": None,
 }
+NOT_SEARCHED = {"momentum": 0.0, "lr_schedule": None, "clip_grad_norm": None, "precision": "32"}
+OF_STOCK = {"momentum": 0.0, "nesterov": False}  # of `torch.optim.SGD`, if no optimizer is given
+EACH: tuple[Each, ...] = ("epoch", "batch")
 
 
 def check_solver_exists(solver: Any, solvers: Iterable[str]) -> None:
@@ -31,6 +40,9 @@ def check_solver_exists(solver: Any, solvers: Iterable[str]) -> None:
             f"solver={solver!r} of LogisticRegression does not exist here; use solver='auto', which "
             f"solves the same problem, or one of {sorted(solvers)}."
         )
+    optimizers = {name.lower(): name for name in torch.optim.__all__ if name[0].isupper()}
+    if isinstance(solver, str) and solver not in solvers and (name := optimizers.get(solver.lower())):
+        raise ValueError(f"solver={solver!r} is an optimizer; pass optimizer=torch.optim.{name} instead.")
 
 
 def check_all_are_read(estimator: Any, solver: str) -> None:
@@ -45,13 +57,21 @@ def check_all_are_read(estimator: Any, solver: str) -> None:
                 )
         _check_is_cross_entropy(estimator.criterion, solver)
         return
-    if estimator.learning_rate == "auto":
-        for name in ("momentum", "lr_schedule"):
-            if getattr(estimator, name):
+    if estimator.optimizer is not None:
+        _check_optimizer(estimator)
+    elif estimator.learning_rate == "auto":
+        for name, default in NOT_SEARCHED.items():
+            if (value := getattr(estimator, name)) != default:
                 raise ValueError(
-                    f"{name}={getattr(estimator, name)!r} is not read with learning_rate='auto', which "
-                    "searches for the length of each step; set learning_rate to a number."
+                    f"{name}={value!r} is not read with learning_rate='auto', which searches for the length "
+                    "of each step; set learning_rate to a number, or an optimizer."
                 )
+    schedule_of(estimator.lr_schedule)
+    if estimator.precision != "32" and estimator.module is None:
+        raise ValueError(
+            f"precision={estimator.precision!r} is of modules, and module is None: the linear model computes "
+            "in the dtype of X, which may be a tensor of 16 bits; leave precision at '32'."
+        )
     if not estimator.fit_intercept and (estimator.module is not None or estimator.criterion is not None):
         raise ValueError(
             "fit_intercept=False is not read with a module or a criterion; build the module without "
@@ -59,6 +79,50 @@ def check_all_are_read(estimator: Any, solver: str) -> None:
         )
     if estimator.nesterov and not estimator.momentum:
         raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9, and it is 0.")
+
+
+def _check_optimizer(estimator: Any) -> None:
+    optimizer = estimator.optimizer
+    if isinstance(optimizer, torch.optim.Optimizer):
+        name = type(optimizer).__name__
+        raise TypeError(
+            f"optimizer is a {name} that was made already, of other parameters than those of the fit; pass "
+            f"torch.optim.{name}, a functools.partial of it, or OptimizerSpec(torch.optim.{name}, ...)."
+        )
+    for name, default in OF_STOCK.items():
+        if (value := getattr(estimator, name)) != default:
+            raise ValueError(
+                f"{name}={value!r} is not read with an optimizer, which has settings of its own; pass "
+                f"functools.partial(optimizer, {name}={value!r}) or an OptimizerSpec with it."
+            )
+
+
+def schedule_of(lr_schedule: Any) -> tuple[Any, Each]:
+    """What makes the scheduler, and after what it is stepped."""
+    if not isinstance(lr_schedule, tuple):
+        return lr_schedule, "epoch"
+    if len(lr_schedule) == 2 and callable(lr_schedule[0]):
+        for each in EACH:
+            if lr_schedule[1] == each:
+                return lr_schedule[0], each
+    raise ValueError(
+        f"lr_schedule={lr_schedule!r} is a tuple other than (callable, 'batch') or (callable, 'epoch'): pass "
+        "what makes the scheduler, and after what it is stepped."
+    )
+
+
+def check_scored(estimator: Any, X_val: Any, given: Mapping[str, Any]) -> None:
+    """Raise for rows to score a fit on that are half `given`, and for a score without such rows."""
+    if X_val is not None:
+        return
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} is given without X_val; pass the rows it belongs to as X_val.")
+    if estimator.scoring is not None and not estimator.early_stopping:
+        raise ValueError(
+            f"scoring={estimator.scoring!r} is not read, for there are no rows to score; set "
+            "early_stopping=True, or pass X_val and y_val to fit."
+        )
 
 
 def _check_is_cross_entropy(criterion: Any, solver: str) -> None:

@@ -87,7 +87,7 @@ _OF_BOTH: Advice = {
 ADVICE: Advice = {
     **_OF_BOTH,
     "penalty": _penalty("C=np.inf"),
-    **{name: _of_cv(name) for name in ("Cs", "cv", "refit", "scoring")},
+    **{name: _of_cv(name) for name in ("Cs", "cv", "refit")},
 }
 ADVICE_CV: Advice = {
     **_OF_BOTH,

@@ -18,6 +18,10 @@ class Initial(NamedTuple):
     coef: Any
     intercept: Any
 
+    @property
+    def is_some(self) -> bool:
+        return self.coef is not None or self.intercept is not None
+
     @classmethod
     def of(cls, coef: Any, intercept: Any, is_module: bool) -> Initial:
         """Raise ValueError for a module, which brings weights of its own."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torch_logreg._contracts.rows import Block, Minibatched, Rows
 
@@ -241,6 +241,15 @@ class Stochastic(Objective):
     """An objective that estimates itself from minibatches of its rows."""
 
     rows: Minibatched
+    is_mixed = False  # whether minibatches are computed in 16 bits, parameters in 32
+    scaler: torch.amp.GradScaler | None = None  # of gradients that would underflow in 16 bits
+
+    def parameters(self, w: Tensor) -> list[nn.Parameter]:
+        """What an optimizer of torch steps in place: parameters in the memory of `w`, in its order."""
+        with torch.enable_grad():
+            parameter = nn.Parameter(w)
+        parameter.data = w
+        return [parameter]
 
     @abstractmethod
     def batch_value_and_gradient(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:

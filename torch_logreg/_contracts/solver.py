@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -30,6 +30,7 @@ class Iteration(NamedTuple):
     rows_read: int  # so far, by every pass for whatever purpose
     w: Tensor  # (P, n_parameters) after the update
     done: np.ndarray  # bool, whether this was the last update
+    sample_rows: int = 0  # of the sample that F is of; 0 where it is of all rows
 
 
 class Solution(NamedTuple):
@@ -43,6 +44,7 @@ class Solution(NamedTuple):
 
 
 Callback = Callable[[Iteration], bool]
+Each: TypeAlias = Literal["epoch", "batch"]  # after what a schedule of learning rates is stepped
 
 # Programs tell warnings of an unfinished fit by these words, which are scikit-learn's.
 FAILED = "{solver} failed to converge"

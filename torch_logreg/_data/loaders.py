@@ -296,10 +296,6 @@ class Loaded:
         batches, name = self._batches.train(batch_size, generator, stream), self._batches.name
         return (self._coded(unpacked(batch, name)) for batch in batches)
 
-    def inputs(self) -> Iterator[Any]:
-        """X of the batches, in the order of `look`."""
-        return (item.X for item in self._batches.items())
-
     def subset(self, rows: np.ndarray) -> Loaded:
         """Some rows of a Dataset."""
         assert isinstance(self._batches, DatasetBatches)

@@ -1,4 +1,4 @@
-"""History, printed lines and scikit-learn's callbacks of a running fit."""
+"""History and scikit-learn's callbacks of a running fit."""
 
 from __future__ import annotations
 
@@ -8,28 +8,42 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from torch_logreg._checks.compat import begin_callbacks
 from torch_logreg._contracts.solver import Iteration
+from torch_logreg._estimators.progress import Shown, Table
+from torch_logreg._selection.holdout import Validation
 
 HISTORY = ("objective", "gradient_norm", "rows_read", "step", "seconds")
 
 
 class Recorder:
-    """The callback of a solver that fits one problem: keeps the history, prints, passes on.
+    """The callback of a solver that fits one problem: keeps the history, scores, prints, passes on.
 
-    `attributes` makes the fitted attributes of the weights it is given.
+    Parameters
+    ----------
+    attributes : callable
+        Makes the fitted attributes of the weights it is given.
+    forward : Forward
+    validation : Validation or None
+    table : Table or None
+        Where progress is printed.
+    accuracy : callable or None
+        Of weights, on the rows trained on; for the table, where there is no validation. None where to look at
+        these rows once more would cost as much as an epoch.
     """
 
     def __init__(
         self,
-        verbose: int,
-        attributes: Callable[[Any], dict],
+        attributes: Callable[[Tensor], dict],
         forward: Forward,
-        accuracy: Callable[[Any], float] | None = None,
+        validation: Validation | None,
+        table: Table | None,
+        accuracy: Callable[[Tensor], float] | None,
     ) -> None:
-        self._verbose, self._attributes, self._forward = verbose, attributes, forward
-        self._accuracy = accuracy
+        self._attributes, self._forward, self._validation = attributes, forward, validation
+        self._table, self._accuracy = table, accuracy
         self._start = time.perf_counter()
         self.rows: list[tuple[float, ...]] = []
 
@@ -37,19 +51,29 @@ class Recorder:
         F, gradient_norm = float(iteration.objective[0]), float(iteration.gradient_norm[0])
         step, seconds = float(iteration.step[0]), time.perf_counter() - self._start
         self.rows.append((F, gradient_norm, iteration.rows_read, step, seconds))
-        if self._verbose and self._accuracy is None:  # of rows that are loaded, each look is a pass
-            print(f"iteration {iteration.number}: loss {F:.6f}, step {step:.3g}")
-        elif self._verbose and self._accuracy is not None:
-            print(
-                f"iteration {iteration.number}: loss {F:.6f}, max |gradient| {gradient_norm:.2e}, "
-                f"step {step:.3g}; accuracy after it {self._accuracy(iteration.w):.4f}"
-            )
-        return self._forward(lambda: self._attributes(iteration.w))
+        stop = self._validation is not None and self._validation(iteration.w)
+        if self._table is not None:
+            self._table.print(iteration, self._shown(iteration.w, seconds))
+        return self._forward(lambda: {**self._attributes(iteration.w), **self._so_far()}) or stop
+
+    def _so_far(self) -> dict[str, Any]:
+        """The curves up to here, as attributes."""
+        scores = None if self._validation is None else np.array(self._validation.scores)
+        return {"loss_curve_": np.array([row[0] for row in self.rows]), "validation_scores_": scores}
+
+    def _shown(self, w: Tensor, seconds: float) -> Shown:
+        if self._validation is None:
+            return Shown(self._accuracy(w) if self._accuracy else None, None, None, seconds)
+        return Shown(None, self._validation.losses[-1], self._validation.scores[-1], seconds)
 
     def history(self) -> dict[str, np.ndarray]:
         """The history, with F for the objective."""
         columns = np.array(self.rows, dtype=np.float64).reshape(-1, len(HISTORY)).T
-        return dict(zip(HISTORY, columns, strict=True))
+        history = dict(zip(HISTORY, columns, strict=True))
+        if self._validation is not None:
+            history["validation_loss"] = np.array(self._validation.losses)
+            history["validation_score"] = np.array(self._validation.scores)
+        return history
 
 
 def scaled(history: dict[str, np.ndarray], factor: float) -> dict[str, np.ndarray]:

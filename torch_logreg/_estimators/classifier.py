@@ -14,16 +14,30 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import get_scorer_names
 from torch import Tensor, nn
 
 from torch_logreg._checks.compat import CallbackSupportMixin, Interval, StrOptions, with_callbacks
-from torch_logreg._checks.data import TrainingData, check_finite, check_fit, weigh_classes
-from torch_logreg._checks.module_data import check_module_fit, refuse_classes
-from torch_logreg._checks.parameters import check_all_are_read, check_parameters, check_solver_exists
+from torch_logreg._checks.data import (
+    TrainingData,
+    check_finite,
+    check_fit,
+    check_predict,
+    check_validation,
+    weigh_classes,
+)
+from torch_logreg._checks.module_data import check_module_fit, check_module_validation, refuse_classes
+from torch_logreg._checks.parameters import (
+    check_all_are_read,
+    check_parameters,
+    check_scored,
+    check_solver_exists,
+    schedule_of,
+)
 from torch_logreg._checks.ported import ADVICE, Advice, advising, refusal
 from torch_logreg._checks.start import Initial
 from torch_logreg._contracts.objective import Curved
-from torch_logreg._contracts.solver import FAILED, MORE_ITERATIONS, REASONS, Iteration, Solver
+from torch_logreg._contracts.solver import FAILED, MORE_ITERATIONS, REASONS, Solver
 from torch_logreg._data.inputs import holder
 from torch_logreg._data.loaders import first_of, is_loaded
 from torch_logreg._data.tensors import numpy_dtype
@@ -36,6 +50,7 @@ from torch_logreg._estimators.fitting import (
     seed_of,
     without_autograd,
 )
+from torch_logreg._estimators.progress import Table
 from torch_logreg._fit.linear import linear_problem, work_of
 from torch_logreg._fit.module import module_problem
 from torch_logreg._fit.plan import Method, natural_settings
@@ -43,14 +58,16 @@ from torch_logreg._fit.present import Present, forget_absent
 from torch_logreg._fit.problem import Problem
 from torch_logreg._inspection import Separation, separation_of
 from torch_logreg._losses.criteria import is_cross_entropy, weights_of_classes
+from torch_logreg._modules.objective import PRECISIONS
 from torch_logreg._runtime.devices import resolve_device
 from torch_logreg._runtime.surroundings import undisturbed, with_plain_defaults
 from torch_logreg._runtime.threads import threads_for
-from torch_logreg._selection.holdout import EarlyStopping, hold_out
+from torch_logreg._selection.holdout import hold_out, validation_of
+from torch_logreg._solvers.optimizers import NamingOptimizer
 from torch_logreg._solvers.registry import SOLVERS, make_solver
 
-READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "lr_schedule")
-OF_MODEL = ("coef_", "intercept_", "_module", "_link", "input_dtype_", "input_shape_")
+READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "clip_grad_norm")
+OF_MODEL = ("coef_", "intercept_", "_module", "_link", "input_dtype_", "input_shape_", "optimizer_")
 SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
 
 
@@ -94,10 +111,16 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         `pos_weight` and `weight` of classes as factors of ``s_i``, except with "sgd"; any other loss, a
         `weight` of ``nn.BCEWithLogitsLoss``, `label_smoothing` and an `ignore_index` of 0 or more need "sgd".
 
+    optimizer : callable or OptimizerSpec, default=None
+        What makes the optimizer of "sgd", called as ``optimizer(parameters, lr=learning_rate)``, or as
+        ``optimizer(parameters)`` with ``learning_rate="auto"``, which leaves torch's own default: a class of
+        ``torch.optim``, a `functools.partial` of one, or an `OptimizerSpec`, whose settings a grid search can
+        set. Its own `weight_decay` comes on top of the penalty of `C`. None: ``torch.optim.SGD``.
+
     solver : str, default="auto"
         "auto"
-            "sgd" if `learning_rate` is a number, or a `module` or a `criterion` that needs it is given, else
-            "natural-sgd".
+            "sgd" if `learning_rate` is a number, or a `module`, an `optimizer` or a `criterion` that needs it
+            is given, else "natural-sgd".
         "natural-sgd"
             Natural-gradient descent: the Fisher matrix is the metric. On small data each step takes all rows,
             which makes it a damped Newton step. On large data the first steps are on random samples of
@@ -108,15 +131,15 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         "lbfgs"
             Limited-memory BFGS.
         "sgd"
-            ``torch.optim.SGD``, on the columns as they are, or with ``learning_rate="auto"`` a line search
-            (for the linear model, on scaled columns).
+            ``torch.optim.SGD`` or another `optimizer`, on the columns as they are; without one and with
+            ``learning_rate="auto"`` a line search (for the linear model, on scaled columns).
 
     learning_rate : float or "auto", default="auto"
         Step length of ``solver="sgd"``, as in ``torch.optim.SGD``, for the objective divided by
-        ``C * sum(s)``. "auto" chooses it by a line search.
+        ``C * sum(s)``. "auto" chooses it by a line search, or with an `optimizer` leaves the default of that.
 
     momentum : float, default=0.0
-        Of "sgd" with a number for `learning_rate`; at least 0, below 1.
+        Of "sgd" without an `optimizer` and with a number for `learning_rate`; at least 0, below 1.
 
     nesterov : bool, default=False
         Nesterov's form of the momentum.
@@ -126,8 +149,18 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         256; for a module 200, or what a DataLoader gives. Sums over a short last batch are divided by
         `batch_size` too.
 
-    lr_schedule : callable, default=None
-        Takes the optimizer and returns a scheduler of ``torch.optim.lr_scheduler``, stepped each epoch.
+    lr_schedule : callable or tuple, default=None
+        Takes the optimizer and returns a scheduler of ``torch.optim.lr_scheduler``, stepped each epoch. The
+        pair ``(lr_schedule, "batch")`` has it stepped after each minibatch, as ``OneCycleLR`` wants.
+
+    clip_grad_norm : float, default=None
+        The largest norm of the gradient of a minibatch, penalty included, by
+        ``torch.nn.utils.clip_grad_norm_``; above 0. None: no bound.
+
+    precision : {"32", "bf16-mixed", "16-mixed"}, default="32"
+        What forward passes of a `module` compute in while it is trained. "32": the dtype of X.
+        "bf16-mixed" and "16-mixed": bfloat16 and float16 by ``torch.autocast``, the latter with a
+        ``torch.amp.GradScaler``; weights, losses and predictions stay float32, which X must be.
 
     max_iter : int, default=100
         Most updates of the weights, or epochs of "sgd".
@@ -140,13 +173,20 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         `max_iter` updates, without a warning.
 
     early_stopping : bool, default=False
-        Whether to keep rows aside, stop once they are predicted no better, and return the best weights.
+        Whether to stop once rows that are kept aside, or `X_val` of `fit`, are predicted no better, and to
+        return the best weights.
+
+    scoring : str, callable or None, default=None
+        How these rows are scored. None: accuracy. "loss": the negative mean of the criterion, without the
+        penalty. Otherwise the name of a scorer of scikit-learn, or a callable ``(estimator, X, y) -> float``,
+        larger for better.
 
     validation_fraction : float, default=0.1
-        The fraction of rows kept aside, classes in equal parts.
+        The fraction of rows kept aside, classes in equal parts; not with `X_val`.
 
     n_iter_no_change : int, default=5
-        Updates in a row without a better validation accuracy after which `early_stopping` stops.
+        Updates in a row without a better score after which `early_stopping` stops. Better is by more than
+        1e-4 of an accuracy, and by more than 1e-4 of its size of any other score.
 
     device : str, torch.device or None, default=None
         Where to compute. None: where X is, the CPU for all but tensors. "auto": the accelerator of this
@@ -163,7 +203,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         never touched.
 
     verbose : int, default=0
-        Above 0 prints a line an iteration.
+        Above 0 prints a table, a line an epoch or iteration.
 
     Attributes
     ----------
@@ -196,6 +236,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
     solver_ : str
         The solver that ran.
 
+    optimizer_ : str
+        The class of the optimizer of torch that made the steps; missing where none did.
+
     converged_ : bool
         Whether the stopping rule was met. Only then is the result claimed to be the optimum.
 
@@ -215,13 +258,16 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
     loss_curve_ : ndarray of shape (n_iter,)
         The objective divided by ``C * sum(s)``, before each update. While "natural-sgd" is on a sample of
         the rows, which ``rows_read`` of `history_` tells, it is an estimate from these. Of a Dataset or
-        DataLoader it is the mean over the batches of each epoch, as they were trained on.
+        DataLoader it is the mean over the batches of each epoch, as they were trained on. A warm start of
+        "sgd" appends to it.
 
     history_ : pandas.DataFrame
-        One row an update: ``objective``, ``gradient_norm``, ``rows_read``, ``step``, ``seconds``.
+        One row an update: ``objective``, ``gradient_norm``, ``rows_read``, ``step``, ``seconds``, and with
+        rows to be scored on ``validation_loss`` and ``validation_score``.
 
     validation_scores_ : ndarray of shape (n_iter,) or None
-        The accuracy on the rows kept aside after each update; None without `early_stopping`.
+        The score of the rows kept aside, or of `X_val`, after each update; None without such rows. A warm
+        start of "sgd" appends to it.
 
     module_ : torch.nn.Module
         The trained module. For the linear model an ``nn.Linear`` that gives raw predictions, made from
@@ -266,12 +312,16 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         "momentum": [Interval(Real, 0, 1, closed="left")],
         "nesterov": ["boolean"],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
-        "lr_schedule": [callable, None],
+        "lr_schedule": [callable, tuple, None],
+        "optimizer": [callable, torch.optim.Optimizer, None],
+        "clip_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "precision": [StrOptions(set(PRECISIONS))],
         "module": [callable, None],
         "criterion": [callable, None],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left"), None],
         "early_stopping": ["boolean"],
+        "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device, None],
@@ -289,15 +339,19 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         class_weight: dict | str | None = None,
         module: nn.Module | Callable[[int, int], nn.Module] | None = None,
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         solver: str = "auto",
         learning_rate: float | str = "auto",
         momentum: float = 0.0,
         nesterov: bool = False,
         batch_size: int | str | None = "auto",
-        lr_schedule: Callable[[torch.optim.Optimizer], Any] | None = None,
+        lr_schedule: Callable[[torch.optim.Optimizer], Any] | tuple[Callable, str] | None = None,
+        clip_grad_norm: float | None = None,
+        precision: str = "32",
         max_iter: int = 100,
         tol: float | None = 1e-4,
         early_stopping: bool = False,
+        scoring: str | Callable[..., float] | None = None,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
         device: str | torch.device | None = None,
@@ -310,15 +364,19 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         self.class_weight = class_weight
         self.module = module
         self.criterion = criterion
+        self.optimizer = optimizer
         self.solver = solver
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.nesterov = nesterov
         self.batch_size = batch_size
         self.lr_schedule = lr_schedule
+        self.clip_grad_norm = clip_grad_norm
+        self.precision = precision
         self.max_iter = max_iter
         self.tol = tol
         self.early_stopping = early_stopping
+        self.scoring = scoring
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.device = device
@@ -335,6 +393,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         *,
         coef_init: ArrayLike | None = None,
         intercept_init: ArrayLike | None = None,
+        X_val: Any = None,
+        y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
         classes: ArrayLike | None = None,
     ) -> Self:
         """Fit the model.
@@ -367,6 +428,17 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         intercept_init : array-like of shape (1,) or (n_classes,), default=None
             Intercepts to start from, likewise.
 
+        X_val : {array-like, sparse matrix, torch.Tensor} of shape (n_val, n_features), default=None
+            Rows that the fit is scored on after each update, none of which it learns from. With
+            `early_stopping` they take the place of the rows kept aside; without it nothing stops. In a
+            Pipeline they are transformed like X with ``Pipeline(..., transform_input=["X_val"])``, which
+            needs metadata routing.
+
+        y_val : array-like of shape (n_val,), default=None
+            Their class labels, all of which must be in `y`.
+
+        sample_weight_val : array-like of shape (n_val,) or float, default=None
+            Their weights, which `class_weight` does not multiply.
         classes : array-like of shape (n_classes,), default=None
             The labels that a Dataset or DataLoader gives. None: a first pass over it finds them. With them,
             there is no such pass where the number of rows is known, none has a weight, `class_weight` is None
@@ -393,18 +465,20 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         """
         self._check_parameters()
         initial = Initial.of(coef_init, intercept_init, self._is_module())
+        check_scored(self, X_val, {"y_val": y_val, "sample_weight_val": sample_weight_val})
         with guarded(self, X), torch.inference_mode(False), torch.no_grad():
             # Of rows that early stopping keeps, no sum over the rows to train on would tell.
             whole = self._solver_name() != "sgd" and not self.early_stopping
             defer_finite = whole and not self._is_module()
             data = self._checked(X, y, sample_weight, classes, defer_finite)
+            val = self._checked_validation(data, X_val, y_val, sample_weight_val)
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             forward = Forward(self, X, y, metadata)
             work = np.inf if self._is_module() else work_of(data)
             device = resolve_device(self.device, holder(first_of(data.X)))
             defaults = with_plain_defaults(device) if self._is_module() else nullcontext()
             with undisturbed(device), defaults, self._without_autograd(device), threads_for(work):
-                fitted = self._solve(data, forward, initial)
+                fitted = self._solve(data, val, forward, initial)
             separated = self._separation(data, fitted)
             for name in OF_MODEL:  # of a fit with or without a module, before this one
                 self.__dict__.pop(name, None)
@@ -412,6 +486,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             forward.close()
         # Hardly any network is trained until its gradient vanishes.
         as_asked = self.tol is None or (self.module is not None and self.stop_reason_ == "max_iter")
+        as_asked = as_asked or (self.max_iter == 0 and (initial.is_some or bool(self.warm_start)))
         if self.stop_reason_ in REASONS and not as_asked:
             self._warn_not_converged(separated)
         return self
@@ -473,7 +548,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
     def _solver_name(self) -> str:
         if self.solver != "auto":
             return self.solver
-        plain = self.learning_rate != "auto" or self.module is not None
+        plain = self.learning_rate != "auto" or self.module is not None or self.optimizer is not None
         return "sgd" if plain or not is_cross_entropy(self.criterion) else "natural-sgd"
 
     def _is_module(self) -> bool:
@@ -487,36 +562,48 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         data = check_fit(self, X, y, sample_weight, self.class_weight, defer_finite)
         return self._with_weights_of_criterion(data)
 
+    def _checked_validation(
+        self, data: TrainingData, X: Any, y: Any, sample_weight: Any
+    ) -> TrainingData | None:
+        if X is None:
+            return None
+        if self.module is not None:
+            return check_module_validation(self, data, X, y, sample_weight)
+        return check_validation(self, X, y, sample_weight, data.classes, check_predict)
+
     def _with_weights_of_criterion(self, data: TrainingData) -> TrainingData:
         if self.criterion is None or self._is_module():
             return data
         of_class = weights_of_classes(self.criterion, data.classes)
         return data if of_class is None else weigh_classes(data, of_class)
 
-    def _solve(self, data: TrainingData, forward: Forward, initial: Initial) -> dict[str, Any]:
+    def _solve(
+        self, data: TrainingData, val: TrainingData | None, forward: Forward, initial: Initial
+    ) -> dict[str, Any]:
         """The fitted attributes."""
         present = Present.of(data, bool(self.fit_intercept))
         if len(present.index) == 1 and not self._is_module():
             return self._constant(data, present)
-        seed, kept = self._seed(), None
-        if self.early_stopping:
+        seed, kept = self._seed(), val
+        if self.early_stopping and val is None:
             data, kept = hold_out(data, self.validation_fraction, seed)
         problem = self._problem(data, seed, initial)
-        classes = {"classes_": data.classes}
         C = float(self.C)
         factor = problem.weight_sum * (C if np.isfinite(C) else 1.0)
-        accuracy = self._accuracy(problem, data) if self.verbose and not is_loaded(data.X) else None
+        attributes = partial(_attributes_at, problem, data.classes)
+        validation = None if kept is None else validation_of(self, problem, kept, attributes)
+        name = self._solver_name()
         recorder = Recorder(
-            int(self.verbose), lambda w: {**classes, **problem.attributes(w)}, forward, accuracy
+            attributes,
+            forward,
+            validation,
+            Table("epoch" if name == "sgd" else "iteration") if self.verbose else None,
+            None if is_loaded(data.X) else lambda w: problem.judged_by(data, w).accuracy,
         )
-        early = None if kept is None else EarlyStopping(problem, kept, self.n_iter_no_change)
-
-        def callback(iteration: Iteration) -> bool:
-            stop = recorder(iteration)
-            return bool(early is not None and early(iteration.w)) or stop
-
-        solution = self._make_solver(problem, seed).minimize(problem.objective, problem.start, callback)
-        w, reason = solution.w, solution.reasons[0]
+        optimizer = None if self.optimizer is None else NamingOptimizer(self.optimizer)
+        solver = self._make_solver(problem, seed, optimizer)
+        solution = solver.minimize(problem.objective, problem.start, recorder)
+        w, reason, early = solution.w, solution.reasons[0], validation if self.early_stopping else None
         if early is not None:
             w = problem.restore(early.best)
             reason = "early_stopping" if early.stopped else reason
@@ -524,17 +611,33 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         if reason == "converged":
             reason = problem.doubt(final) or reason
         history = recorder.history()
-        return classes | {
-            **problem.attributes(final),
+        value = problem.objective.value(w) if early else solution.objective
+        scores = None if validation is None else np.array(validation.scores)
+        return {
+            **attributes(final),
             "n_iter_": solution.n_iter,
-            "solver_": self._solver_name(),
+            "solver_": name,
             "converged_": reason == "converged" and early is None,  # the best weights need not be the last
             "stop_reason_": reason,
-            "objective_": float(problem.objective.value(w)[0] if early else solution.objective[0]) * factor,
-            "loss_curve_": history["objective"],
-            "validation_scores_": None if early is None else np.array(early.scores),
+            "objective_": float(value[0]) * factor,
+            "loss_curve_": self._appended("loss_curve_", history["objective"]),
+            "validation_scores_": None if scores is None else self._appended("validation_scores_", scores),
             "_history": scaled(history, factor),
+            **self._optimizer_name(optimizer),
         }
+
+    def _appended(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Values of each epoch, after those of the epochs that a warm start goes on from."""
+        earlier = vars(self).get(name) if self.warm_start and self._solver_name() == "sgd" else None
+        goes_on = earlier is not None and vars(self).get("solver_") == "sgd"
+        return np.concatenate([earlier, values]) if goes_on else values
+
+    def _optimizer_name(self, optimizer: NamingOptimizer | None) -> dict[str, str]:
+        """The class of the optimizer of torch, where one made the steps."""
+        if optimizer is not None:
+            return {"optimizer_": optimizer.name}
+        stock = self._solver_name() == "sgd" and self.learning_rate != "auto"
+        return {"optimizer_": "SGD"} if stock else {}
 
     def _constant(self, data: TrainingData, present: Present) -> dict[str, Any]:
         """The fitted attributes where one class alone has weight: nothing is left to be solved."""
@@ -565,7 +668,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             return 0  # nothing is drawn, from a RandomState of the caller's neither
         return seed_of(self.random_state)
 
-    def _make_solver(self, problem: Problem, seed: int) -> Solver[Any]:
+    def _make_solver(self, problem: Problem, seed: int, optimizer: NamingOptimizer | None) -> Solver[Any]:
         settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": finite_tol(self.tol)}
         if self._solver_name() == "sgd":
             batch_size: Any = self.batch_size
@@ -573,6 +676,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
                 small = problem.objective.rows.n_rows <= SMALL_ROWS
                 batch_size = MODULE_BATCH_ROWS if self._is_module() else None if small else BATCH_ROWS
             settings |= {name: getattr(self, name) for name in READ_BY_SGD}
+            make, each = schedule_of(self.lr_schedule)
+            settings |= {"optimizer": optimizer, "lr_schedule": make, "schedule_each": each}
             settings |= {"batch_size": batch_size, "seed": seed}
         objective = problem.objective
         if self._solver_name() == "natural-sgd" and isinstance(objective, Curved):
@@ -584,7 +689,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         earlier = self.warm_start and "classes_" in vars(self)
         if self._is_module():
             trained = self.module_ if earlier else None
-            return module_problem(data, device, C, self.module, self.criterion, seed, trained)
+            return module_problem(data, device, C, self.module, self.criterion, seed, trained, self.precision)
         warm = None
         if earlier and "coef_" in vars(self):
             coef = self._dense_coef()
@@ -592,15 +697,12 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         intercept, name = bool(self.fit_intercept), self._solver_name()
         method: Method = "growing" if name == "natural-sgd" else "full"
         if name == "sgd":
-            method = "line search" if self.learning_rate == "auto" else "sgd"
+            searches = self.learning_rate == "auto" and self.optimizer is None
+            method = "line search" if searches else "sgd"
         start, check = initial.coefficients(data, intercept, warm), partial(check_finite, self, data.X)
         return linear_problem(
             data, device, C, intercept, start, method, partial(sampling_seed_of, self.random_state), check
         )
-
-    @staticmethod
-    def _accuracy(problem: Problem, data: TrainingData) -> Callable[[Tensor], float]:
-        return EarlyStopping(problem, data, n_iter_no_change=1).score
 
     def _separation(self, data: TrainingData, fitted: dict[str, Any]) -> Separation | None:
         """Find what separates the classes of a fit without a penalty, which then has not converged."""
@@ -624,6 +726,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             ConvergenceWarning,
             stacklevel=4,  # the line that called `fit`, through `with_callbacks`
         )
+
+
+def _attributes_at(problem: Problem, classes: np.ndarray, w: Tensor) -> dict[str, Any]:
+    return {"classes_": classes, **problem.attributes(w)}
 
 
 DEFAULTS = {name: p.default for name, p in inspect.signature(TorchLogisticClassifier).parameters.items()}

@@ -205,6 +205,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
     # Of `TorchLogisticClassifier`, and no parameters here.
     C, module, criterion, early_stopping, warm_start = 1.0, None, None, False, False
     learning_rate, momentum, nesterov, batch_size, lr_schedule = "auto", 0.0, False, "auto", None
+    optimizer, clip_grad_norm, precision = None, None, "32"
 
     _advice = ADVICE_CV
 

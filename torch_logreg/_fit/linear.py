@@ -13,11 +13,11 @@ from torch import Tensor
 from torch_logreg._checks.data import TrainingData
 from torch_logreg._contracts.rows import Block
 from torch_logreg._data.arrays import ArrayRows
-from torch_logreg._data.tensors import float_dtype, n_stored, to_tensor
+from torch_logreg._data.tensors import Features, float_dtype, n_stored, to_tensor
 from torch_logreg._fit.plan import HELD_STORED, Method, Plan, Shape, as_dense, is_best_dense, plan_of
 from torch_logreg._fit.predictor import Linear, Raw
 from torch_logreg._fit.present import Present
-from torch_logreg._fit.problem import Problem, make_rows
+from torch_logreg._fit.problem import Judge, Problem, make_rows
 from torch_logreg._fit.used import Used
 from torch_logreg._linear.coordinates import Coordinates, Space
 from torch_logreg._linear.design import Columns
@@ -136,6 +136,17 @@ class LinearProblem(Problem):
     def decision(self, w: Tensor) -> Raw:
         coef, intercept = (part.to(self._dtype) for part in self._raw(w))
         return Linear(coef, intercept[:, None])
+
+    def judge(self, w: Tensor) -> Judge:
+        raw = self.decision(w)
+
+        def of_rows(X: Features, codes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+            z = raw(X)
+            loss = LOSSES["binary" if len(z) == 1 else "softmax"]
+            losses = loss.value(z[None], loss.encode(codes, z.dtype))[0]
+            return z, losses.to(weights.dtype) @ weights
+
+        return of_rows
 
     def final(self, w: Tensor) -> Tensor:
         return self._space.canonical(w)

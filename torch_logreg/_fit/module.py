@@ -17,15 +17,16 @@ from torch_logreg._data.inputs import (
     parts_of,
     shapes_of,
     to_memory,
+    to_module,
     widths_of,
 )
 from torch_logreg._data.loaders import first_of, is_loaded
 from torch_logreg._data.tensors import to_tensor
 from torch_logreg._fit.predictor import Raw, outputs_of
 from torch_logreg._fit.present import Present, start_low
-from torch_logreg._fit.problem import Problem, make_rows
+from torch_logreg._fit.problem import Judge, Problem, make_rows
 from torch_logreg._losses.criteria import resolve_criterion
-from torch_logreg._losses.links import Link
+from torch_logreg._losses.links import Link, class_major
 from torch_logreg._modules.build import own_module
 from torch_logreg._modules.integers import Formats, choose_formats
 from torch_logreg._modules.objective import ModuleObjective
@@ -43,6 +44,7 @@ def module_problem(
     criterion: Any,
     seed: int,
     earlier: nn.Module | None,
+    precision: str = "32",
 ) -> ModuleProblem:
     """Any module under any criterion; without a module the linear model, which keeps coefficients."""
     loss = resolve_criterion(criterion, len(data.classes))
@@ -52,13 +54,18 @@ def module_problem(
         built = own_module(module, widths_of(X), loss.n_outputs, dtype, device)
     with stream.running(replay=stream.state):
         formats = choose_formats(built, X, device)
+    if precision != "32" and formats.module == torch.float64:
+        raise ValueError(
+            f"precision={precision!r} needs parameters of float32, and X makes them float64; pass "
+            "X.astype('float32')."
+        )
     built = built.to(device=device, dtype=formats.module)
     rows = _rows(data, device, formats, loss.n_outputs, RandomStream(seed, device))
     if earlier is None:
         start_low(built, Present.of(data, fit_intercept=True))
     else:
         _go_on_from(built, earlier)
-    objective = ModuleObjective(rows, built, loss, C, stream)
+    objective = ModuleObjective(rows, built, loss, C, stream, precision)
     return ModuleProblem(objective, loss.link, module is None, formats, shapes_of(X))
 
 
@@ -97,14 +104,21 @@ class ModuleProblem(Problem):
     def decision(self, w: Tensor) -> Raw:
         device, dtypes = self.objective.rows.device, self._formats.inputs
         raw = outputs_of(partial(self.objective.outputs, w), device, dtypes)
+        return lambda some: self._link.decision(raw(some))
 
-        def of_rows(some: Any) -> Tensor:
-            # So few at a time that their activations fit in memory, as in a pass over all rows.
-            step = max(1, limits_of(device).dense_numbers // numbers_of_row(some))
-            starts = range(0, some.shape[0], step)
-            return self._link.decision(
-                torch.cat([raw(some[start : start + step]) for start in starts], dim=1)
-            )
+    def rows_at_once(self, X: Any) -> int:
+        # So few that their activations fit in memory, as in a pass over all rows.
+        limits = limits_of(self.objective.rows.device)
+        return min(limits.forward_rows, max(1, limits.dense_numbers // numbers_of_row(X)))
+
+    def judge(self, w: Tensor) -> Judge:
+        objective = self.objective
+        device, dtypes = objective.rows.device, self._formats.inputs
+
+        def of_rows(X: Any, codes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+            output = objective.outputs(w, to_module(X, device, dtypes))
+            loss = objective.criterion.weighted_sum(output, codes, weights, weights.dtype)
+            return self._link.decision(class_major(output, len(codes))), loss
 
         return of_rows
 

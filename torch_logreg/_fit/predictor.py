@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from torch_logreg._checks.data import check_finite
 from torch_logreg._data.inputs import Dtypes, ModuleFeatures, OfModule, numbers_of_row, to_module
-from torch_logreg._data.loaders import is_loaded
 from torch_logreg._data.products import HALF, matmul, upcast_rows
 from torch_logreg._data.tensors import Features, float_dtype, on_device, to_tensor
 from torch_logreg._losses.links import Link, LogitLink, class_major
@@ -119,13 +118,8 @@ def chunk_rows(X: ModuleFeatures, n_outputs: int, device: torch.device) -> int:
     return max(1, min(of_outputs, limits.moved_numbers // (X.shape[1] + n_outputs)))
 
 
-def by_chunks(X: Any, step: int, of_chunk: Callable[[Any], Tensor]) -> np.ndarray:
-    """Join what `of_chunk` gives for `step` rows at a time, (_, n), to one (n_rows, _).
-
-    Loaded rows come in batches instead.
-    """
-    if is_loaded(X):
-        return np.concatenate([of_chunk(rows).cpu().numpy() for rows in X.inputs()], axis=1).T
+def by_chunks(X: ModuleFeatures, step: int, of_chunk: Callable[[Any], Tensor]) -> np.ndarray:
+    """Join what `of_chunk` gives for `step` rows at a time, (_, n), to one (n_rows, _)."""
     n_rows = X.shape[0]
     if n_rows <= step:
         return of_chunk(X).cpu().numpy().T

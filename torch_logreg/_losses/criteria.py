@@ -41,10 +41,13 @@ class Criterion:
         single = output.ndim == 1 or output.shape[1] == 1
         # Codes may be the user's own y, which a loss is not to write to.
         target = codes.to(output.dtype, copy=True).view_as(output) if single else codes.clone()
-        advice = "It must take such outputs and targets, and give one loss a row, of shape (n_rows,)."
-        given = f"outputs {described(output)} and targets {described(target)}"
-        with naming(f"criterion={self.name} called with {given}", advice):
+        try:
             losses = self.loss(output, target)
+        except Exception:
+            advice = "It must take such outputs and targets, and give one loss a row, of shape (n_rows,)."
+            given = f"outputs {described(output)} and targets {described(target)}"
+            with naming(f"criterion={self.name} called with {given}", advice):
+                raise
         if losses.ndim == 0:
             return self._sum_of_mean(losses, weights).to(dtype)
         if losses.numel() != n_rows:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,22 @@ from torch_logreg._modules.build import penalised
 from torch_logreg._modules.copies import copied
 from torch_logreg._modules.probe import check_module, evaluate, forward
 from torch_logreg._runtime.compat import BATCH_NORM
-from torch_logreg._runtime.devices import supports_float64
+from torch_logreg._runtime.devices import shares_memory, supports_float64
 from torch_logreg._runtime.limits import limits_of
 from torch_logreg._runtime.random import RandomStream
 
 PROBE_ROWS = 256  # looked at before training
+
+
+# What the forward pass of training computes in, by the names of `precision`; None is the dtype of the rows.
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "32": None,
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
+
+
+Mode: TypeAlias = Literal["as it came", "train", "train on one row", "eval"]
 
 
 class Snapshot(NamedTuple):
@@ -77,6 +88,8 @@ class ModuleObjective(Stochastic):
     C : float
     stream : RandomStream, default=None
         None is one of seed 0.
+    precision : {"32", "bf16-mixed", "16-mixed"}, default="32"
+        Under the two others forward passes run in autocast, losses and weights stay as they are.
     """
 
     n_problems = 1
@@ -88,8 +101,13 @@ class ModuleObjective(Stochastic):
         criterion: Criterion,
         C: float,
         stream: RandomStream | None = None,
+        precision: str = "32",
     ) -> None:
         self.rows, self.module, self.criterion = rows, module, criterion
+        self._lower = PRECISIONS[precision]
+        self.is_mixed = self._lower is not None
+        if self._lower == torch.float16:  # whose least number is 6e-8
+            self.scaler = torch.amp.GradScaler(rows.device.type)
         criterion.to(rows.device, rows.dtype)
         self.stream = RandomStream(0, rows.device) if stream is None else stream
         self._drawn_from = self.stream.state
@@ -113,6 +131,8 @@ class ModuleObjective(Stochastic):
         self._penalised = torch.cat(on)  # (n_parameters,), 1 or 0
         self._start = torch.cat([p.detach().reshape(-1) for p in self._parameters])[None]
         self._epoch = self._new_epoch()
+        self._loaded: Tensor | None = None
+        self._mode: Mode = "as it came"
 
     # ---- the module at some weights ----
 
@@ -134,6 +154,10 @@ class ModuleObjective(Stochastic):
         self._set_buffers(snapshot.buffers)
         return snapshot.w.clone()
 
+    def parameters(self, w: Tensor) -> list[nn.Parameter]:
+        self._load(w)
+        return self._parameters
+
     def _buffers(self) -> dict[str, Tensor]:
         return {name: buffer.clone() for name, buffer in self.module.named_buffers()}
 
@@ -147,13 +171,19 @@ class ModuleObjective(Stochastic):
                 setattr(self.module.get_submodule(layer), own, buffers[name].clone())
 
     def _load(self, w: Tensor) -> None:
-        flat, start = w.detach()[0], 0
+        if self._loaded is w and shares_memory(self._parameters[0], w):  # another may use the module too
+            return
+        self._loaded, flat, start = w, w.detach()[0], 0
         for parameter in self._parameters:
             parameter.data = flat[start : start + parameter.numel()].view(parameter.shape)
             start += parameter.numel()
 
     def _train(self, n_rows: int) -> None:
         """Train mode for a batch of `n_rows` rows."""
+        mode: Mode = "train" if n_rows > 1 else "train on one row"
+        if mode == self._mode:
+            return
+        self._mode = mode
         self.module.train()
         for layer in self._always_eval:
             layer.training = False
@@ -161,15 +191,21 @@ class ModuleObjective(Stochastic):
             for layer in self._batch_norms:
                 layer.training = False
 
+    def _eval(self) -> None:
+        if self._mode != "eval":
+            self._mode = "eval"
+            self.module.eval()
+
     # ---- F over all rows ----
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         self._load(w)
         value = torch.zeros((), dtype=self._exact, device=self.rows.device)
         gradient = torch.zeros(self.n_parameters, dtype=self.dtype, device=self.rows.device)
-        self.module.eval()
+        self._eval()
         with self.stream.running(), torch.enable_grad():
             for X, codes, weights in self._chunks():
+                # In full precision: sums in 16 bits over all rows would overflow, and claim what is not so.
                 loss = self._loss(forward(self.module, X), codes, weights)
                 value += loss.detach()
                 gradient += self._gradient(loss)
@@ -180,10 +216,10 @@ class ModuleObjective(Stochastic):
         """F (1,) alone."""
         self._load(w)
         value = torch.zeros((), dtype=self._exact, device=self.rows.device)
-        self.module.eval()
+        self._eval()
         with self.stream.running():
             for X, codes, weights in self._chunks():
-                value += self._loss(evaluate(self.module, X), codes, weights)
+                value += self._loss(self._called(evaluate, X), codes, weights)
         return self._value(w, value, 1.0)
 
     # ---- F estimated from a minibatch ----
@@ -200,14 +236,14 @@ class ModuleObjective(Stochastic):
         return self._of_batch(w, block, n_nominal)[1]
 
     def _of_batch(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
-        """The sum of the losses, and the gradient of F."""
+        """The sum of the losses of a batch, and the gradient of F that it estimates."""
         self._load(w)
         self._train(len(block.target))
         self._drawn_from = self.stream.state
         with self.stream.running(), torch.enable_grad():
-            outputs = forward(self.module, dense(block.X, 0, len(block.target)))
+            outputs = self._called(forward, dense(block.X, 0, len(block.target)))
             loss = self._loss(outputs, block.target, block.weights[0])
-            gradient = self._gradient(loss)
+            gradient = self._gradient_of_batch(loss, n_nominal)
         if self.rows.streams:
             self._epoch.add(block, loss.detach(), self._penalty(w))
         return loss.detach(), self._penalise_gradient(w, gradient, self.rows.n_rows / n_nominal)
@@ -224,7 +260,7 @@ class ModuleObjective(Stochastic):
         buffers = self._buffers()
         try:
             with self.stream.running(replay=self._drawn_from):
-                outputs = evaluate(self.module, dense(block.X, 0, len(block.target)))
+                outputs = self._called(evaluate, dense(block.X, 0, len(block.target)))
                 loss = self._loss(outputs, block.target, block.weights[0])
         finally:
             self._set_buffers(buffers)
@@ -254,13 +290,21 @@ class ModuleObjective(Stochastic):
                 part = slice(start, start + step)
                 yield dense(block.X, start, start + step), block.target[part], block.weights[0, part]
 
+    def _called(self, how: Callable[[nn.Module, OfModule], Any], X: OfModule) -> Any:
+        """The outputs for some rows, in the precision of the fit; losses are of the dtype of the rows."""
+        if self._lower is None:
+            return how(self.module, X)
+        with torch.autocast(self.rows.device.type, dtype=self._lower):
+            outputs = how(self.module, X)
+        return outputs.to(self.rows.dtype)
+
     def _loss(self, outputs: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
         return self.criterion.weighted_sum(outputs, codes, weights, self._exact)
 
     def outputs(self, w: Tensor, X: OfModule) -> Tensor:
         """The outputs of the module in eval mode, with weights `w`, for some dense rows."""
         self._load(w)
-        self.module.eval()
+        self._eval()
         with self.stream.running(replay=self.stream.state):
             return evaluate(self.module, X)
 
@@ -268,6 +312,15 @@ class ModuleObjective(Stochastic):
         # A parameter without a part in this loss has the gradient 0; that of an embedding may be sparse.
         gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
         return torch.cat([gradient.to_dense().reshape(-1) for gradient in gradients])
+
+    def _gradient_of_batch(self, loss: Tensor, n_rows: int) -> Tensor:
+        """The gradient, in 16 bits by way of that of the mean over rows, as a loop by hand would round it."""
+        if not self.is_mixed:
+            return self._gradient(loss)
+        if self.scaler is None:
+            return self._gradient(loss / n_rows) * n_rows
+        gradient = self._gradient(self.scaler.scale(loss / n_rows))
+        return gradient * (n_rows / self.scaler.scale(torch.ones_like(gradient[:1])))
 
     def _value(self, w: Tensor, sum_of_losses: Tensor, factor: float) -> Tensor:
         return self.rows.total(sum_of_losses) * factor / self.weight_sum + self._penalty(w)  # (1,)

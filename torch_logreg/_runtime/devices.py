@@ -49,3 +49,11 @@ def supports_float64(device: torch.device) -> bool:
 def looks_are_free(device: torch.device) -> bool:
     """Whether the host can read a tensor without waiting for more than that."""
     return device.type == "cpu"
+
+
+WITHOUT_ADDRESSES = ("lazy", "xla")
+
+
+def shares_memory(one: Tensor, other: Tensor) -> bool | None:
+    """Whether two tensors begin at the same address; None on devices that tell of none."""
+    return None if one.device.type in WITHOUT_ADDRESSES else one.data_ptr() == other.data_ptr()

@@ -118,5 +118,7 @@ class ForkSafeLock:
         self._own().release()
 
     def _own(self) -> threading.RLock:
+        process = os.getpid()
+        known = self._of_process.get(process)
         # `setdefault` is one step for the interpreter: all threads get the same lock.
-        return self._of_process.setdefault(os.getpid(), threading.RLock())
+        return self._of_process.setdefault(process, threading.RLock()) if known is None else known

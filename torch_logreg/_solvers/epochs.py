@@ -39,7 +39,8 @@ def on_minibatches(objective: ByOutput, w: Tensor, progress: Progress) -> State:
     state = start(objective, reached)
     if not state.objective < known.objective:
         return start(objective, w)
-    progress.record_on_sample(known, Trial(state, length, 0.0, 0.0, 0.0, reached, objective.hints))
+    trial = Trial(state, length, 0.0, 0.0, 0.0, reached, objective.hints)
+    progress.record_on_sample(known, trial, objective.batches[0].n_rows)
     return state
 
 

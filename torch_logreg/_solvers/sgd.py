@@ -1,20 +1,19 @@
-"""Stochastic gradient descent: torch's own, or with a line search in place of a learning rate."""
+"""Stochastic gradient descent: by an optimizer of torch, or with a line search."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torch_logreg._contracts.objective import Stochastic
 from torch_logreg._contracts.rows import Block
 from torch_logreg._contracts.solver import Callback, Iteration, Solution, Solver
-from torch_logreg._runtime.blame import naming
-from torch_logreg._runtime.compat import sgd
+from torch_logreg._solvers.optimizers import Recipe, Stepped, Stock
 
 # Of the decrease that the gradient promises. What suits full batches, 0.1 and less, takes steps that fit
 # one minibatch and undo what others have found; a half is the most that a parabola's own minimum passes.
@@ -22,20 +21,16 @@ SUFFICIENT = 0.5
 FIRST_STEP, MAX_STEP = 1.0, 1e4
 GROWTH, FULL_GROWTH = 1.3, 2.0  # of the step, at most: over an epoch of minibatches; of a full batch
 FULL_TRIALS = 40  # step lengths tried in a full-batch update
-SCHEDULE = (
-    "lr_schedule takes an optimizer and returns a scheduler of torch.optim.lr_scheduler, which is stepped "
-    "once an epoch."
-)
 
 
 @dataclass(frozen=True)
-class SGD(Solver[Stochastic]):
-    """`torch.optim.SGD` on minibatches, as a hand-written loop would use it.
+class SGD(Recipe, Solver[Stochastic]):
+    """`torch.optim.SGD` on minibatches, or another optimizer, as a hand-written loop would use it.
 
     Each epoch begins with F over all rows, which is what is recorded. It ends the fit once the gradient
     there is at most `tol`, and claims no more than that. Of rows that stream, the mean of F over the epoch's
-    own minibatches is recorded, and no gradient is known. With ``learning_rate="auto"`` the step length
-    comes from an Armijo line search on the minibatch at hand.
+    own minibatches is recorded, and no gradient is known. Without an optimizer and with
+    ``learning_rate="auto"`` the step length comes from an Armijo line search on the minibatch at hand.
 
     References
     ----------
@@ -46,10 +41,6 @@ class SGD(Solver[Stochastic]):
 
     max_iter: int = 100
     tol: float | None = 1e-4
-    learning_rate: float | Literal["auto"] = "auto"
-    momentum: float = 0.0
-    nesterov: bool = False
-    lr_schedule: Callable[[torch.optim.Optimizer], Any] | None = None
     batch_size: int | None = None
     seed: int = 0
 
@@ -57,7 +48,7 @@ class SGD(Solver[Stochastic]):
         rows, generator = objective.rows, torch.Generator(device="cpu").manual_seed(self.seed)
         batch_size = None if self.batch_size is None or self.batch_size >= rows.n_rows else self.batch_size
         w, n_nominal = w.clone(), rows.nominal(batch_size)
-        steps: Steps = LineSearch(w, objective) if self.learning_rate == "auto" else Stock(w, objective, self)
+        steps = self._steps(w, objective)
         reason, n_iter, in_one = "max_iter", 0, batch_size is None and not rows.streams
         for number in range(self.max_iter):
             whole = next(rows.minibatches(None, generator)) if in_one else None
@@ -86,6 +77,16 @@ class SGD(Solver[Stochastic]):
         P = objective.n_problems
         return Solution(w, F, norm, np.full(P, n_iter, dtype=np.int32), [reason] * P)
 
+    def _steps(self, w: Tensor, objective: Stochastic) -> Steps:
+        if self.optimizer is not None:
+            return Stepped(w, objective, self, self.optimizer)
+        if self.learning_rate == "auto":
+            return LineSearch(w, objective)
+        if objective.scaler is not None:
+            stock = partial(torch.optim.SGD, momentum=self.momentum, nesterov=self.nesterov)
+            return Stepped(w, objective, self, stock)
+        return Stock(w, objective, self)
+
     def _look(self, objective: Stochastic, w: Tensor, whole: Block | None) -> tuple[Tensor, Tensor | None]:
         """F at the beginning of an epoch, and its gradient where the stopping rule or the step needs it."""
         if whole is not None:
@@ -104,10 +105,11 @@ class SGD(Solver[Stochastic]):
                     "StandardScaler has scaled, a larger C, or smaller weights to start from (coef_init, "
                     "intercept_init, or those of the module)."
                 )
+            auto = "learning_rate='auto'" if self.optimizer is None else "clip_grad_norm=1.0"
             raise ValueError(
                 f"The loss or its gradient is not finite at the beginning of epoch {epoch} (counted from 0), "
-                f"with learning_rate={self.learning_rate!r}: use a smaller learning_rate, "
-                "learning_rate='auto', a larger C, or columns that a StandardScaler has scaled."
+                f"with optimizer={self.named} and learning_rate={self.learning_rate!r}: use a smaller "
+                f"learning_rate, {auto}, a larger C, or columns that a StandardScaler has scaled."
             )
         return F, (largest if gradient is not None else np.full_like(F, np.nan))
 
@@ -123,71 +125,6 @@ class Steps(Protocol):
 
     def end_epoch(self, F: float) -> float:
         """The step length of the epoch that ends here, and that began at F."""
-
-
-class Stock:
-    """`torch.optim.SGD`."""
-
-    def __init__(self, w: Tensor, objective: Stochastic, settings: SGD) -> None:
-        self._objective, self._momentum, self._nesterov = objective, settings.momentum, settings.nesterov
-        length = float(settings.learning_rate)
-        if length > torch.finfo(w.dtype).max:
-            raise ValueError(
-                f"learning_rate={settings.learning_rate!r} is infinite in {w.dtype}, which the weights have; "
-                "use a smaller learning_rate, or learning_rate='auto'."
-            )
-        with torch.enable_grad():
-            self._parameter = nn.Parameter(w)
-        self._parameter.data = w
-        self._velocity: list[Tensor | None] = [None]
-        self._optimizer = torch.optim.SGD(
-            [self._parameter],
-            lr=length,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-        )
-        self._schedule = None
-        if settings.lr_schedule is not None:
-            with naming(f"lr_schedule={settings.lr_schedule!r} called with the optimizer", SCHEDULE):
-                self._schedule = settings.lr_schedule(self._optimizer)
-
-    def minibatch(self, block: Block, n_nominal: int) -> None:
-        self._follow(self._objective.batch_gradient(self._parameter.data, block, n_nominal))
-
-    def whole(self, block: Block, value: Tensor, gradient: Tensor) -> None:
-        self._follow(gradient)
-
-    def _follow(self, gradient: Tensor) -> None:
-        self._parameter.grad = gradient
-        if self._schedule is not None:  # and may change all of the optimizer, or hook into its steps
-            with naming("a step of the optimizer that lr_schedule was given", SCHEDULE):
-                self._optimizer.step()
-            return
-        # All that the method `step` does to the weights: the rest of it takes as long as the gradient.
-        sgd(
-            [self._parameter],
-            [gradient],
-            self._velocity,
-            foreach=False,
-            fused=False,
-            weight_decay=0.0,
-            momentum=self._momentum,
-            lr=self._optimizer.param_groups[0]["lr"],
-            dampening=0.0,
-            nesterov=self._nesterov,
-            maximize=False,
-        )
-
-    def end_epoch(self, F: float) -> float:
-        length = float(self._optimizer.param_groups[0]["lr"])
-        if self._schedule is None:
-            return length
-        with naming(f"the step after an epoch of lr_schedule, a {type(self._schedule).__name__}", SCHEDULE):
-            if isinstance(self._schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-                self._schedule.step(F)
-            else:
-                self._schedule.step()
-        return length
 
 
 class LineSearch:

@@ -95,12 +95,12 @@ class Progress(Rule):
                 self._conclude(stuck, "precision")
         self._tell(before, trial)
 
-    def record_on_sample(self, before: State, trial: Trial) -> None:
-        """Take in an update on a sample of the rows, which says nothing of convergence on all."""
+    def record_on_sample(self, before: State, trial: Trial, n_rows: int) -> None:
+        """Take in an update on a sample of so many rows, which says nothing of convergence on all."""
         self._updates += 1
-        self._tell(before, trial)
+        self._tell(before, trial, n_rows)
 
-    def _tell(self, before: State, trial: Trial) -> None:
+    def _tell(self, before: State, trial: Trial, sample_rows: int = 0) -> None:
         number, read = self._updates - 1, self._reads.n_rows
         if self._gone is None:
             w, numbers = trial.state.w, (before.objective, before.gradient_norm, trial.step, self.done)
@@ -110,7 +110,7 @@ class Progress(Rule):
             n_problems, here, w = len(self._n_iter), self._here, self._all(trial.state).w
             step, done = np.zeros(n_problems), np.ones(n_problems, dtype=bool)
             step[here], done[here] = trial.step, self.done
-        if self._callback(Iteration(number, objective, norm, step, read, w, done)):
+        if self._callback(Iteration(number, objective, norm, step, read, w, done, sample_rows)):
             self._conclude(each(True, len(self._here)), "callback")
         self.finished, self.at_start = self._updates >= self._max_iter or every(self.done), False
 
@@ -168,10 +168,11 @@ class OnSample(Rule):
 
     def __init__(self, whole: Progress, batch: Batch) -> None:
         self._whole, self._error, self._left = whole, batch.error, BATCH_UPDATES
+        self._n_rows = batch.n_rows
         self.done, self.finished = whole.done, whole.finished
 
     def record(self, before: State, trial: Trial, lesson: Lesson) -> None:
-        self._whole.record_on_sample(before, trial)
+        self._whole.record_on_sample(before, trial, self._n_rows)
         enough = every(trial.decrement <= BATCH_ACCURACY * self._error)
         stuck = not some(trial.step) and not some(lesson.improvable)
         self._left -= 1
