@@ -147,7 +147,7 @@ def test_the_linear_model_takes_the_same_steps(n_classes, batch_size):
 @pytest.mark.parametrize("batch_size", [BATCH, None])
 def test_closures_are_evaluated_as_by_hand(batch_size):
     X, y = data()
-    make = partial(torch.optim.LBFGS, max_iter=4, lr=0.5)
+    make = partial(torch.optim.LBFGS, max_iter=2, lr=0.1)
     settings = {"clip_grad_norm": 10.0, "batch_size": batch_size}
     clf = classifier(module=started(), optimizer=make, **settings).fit(X, y)
     assert_same(clf, *loop(started(), X, y, make, batch_size=batch_size, clip=10.0, closure=True))

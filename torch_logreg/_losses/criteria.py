@@ -55,7 +55,10 @@ class Criterion:
                 f"criterion={self.name} gave losses of shape {tuple(losses.shape)} for {n_rows} rows; it "
                 "must give one loss a row, of shape (n_rows,)."
             )
-        return (weights * losses.reshape(n_rows)).sum(dtype=dtype)
+        losses = losses.reshape(n_rows)
+        if weights.dtype == losses.dtype == dtype:
+            return torch.dot(weights, losses)
+        return (weights * losses).sum(dtype=dtype)
 
     def _sum_of_mean(self, mean: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum from a mean over rows, if that is all one needs to know."""

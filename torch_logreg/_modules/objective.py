@@ -122,7 +122,8 @@ class ModuleObjective(Stochastic):
         self._parameters = list(named.values())
         self.dtype = self._parameters[0].dtype
         self.n_parameters = sum(p.numel() for p in self._parameters)
-        self.strength = 1 / (C * float(self.weight_sum))
+        self._sum = float(self.weight_sum)
+        self.strength = 1 / (C * self._sum)
         chosen = penalised(module)
         on = [
             torch.full((p.numel(),), float(name in chosen), dtype=self.dtype, device=rows.device)
@@ -229,23 +230,25 @@ class ModuleObjective(Stochastic):
 
         Also a short last batch is divided by `n_nominal`: its mean would count each of its rows for more.
         """
-        loss, gradient = self._of_batch(w, block, n_nominal)
+        loss, gradient = self._of_batch(w, block, n_nominal, self._exact)
         return self._value(w, loss, self.rows.n_rows / n_nominal), gradient
 
     def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
-        return self._of_batch(w, block, n_nominal)[1]
+        return self._of_batch(w, block, n_nominal, self.rows.dtype)[1]
 
-    def _of_batch(self, w: Tensor, block: Block, n_nominal: int) -> tuple[Tensor, Tensor]:
-        """The sum of the losses of a batch, and the gradient of F that it estimates."""
+    def _of_batch(
+        self, w: Tensor, block: Block, n_nominal: int, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of the losses of a batch, in `dtype`, and the gradient of F that it estimates."""
         self._load(w)
         self._train(len(block.target))
         self._drawn_from = self.stream.state
         with self.stream.running(), torch.enable_grad():
             outputs = self._called(forward, dense(block.X, 0, len(block.target)))
-            loss = self._loss(outputs, block.target, block.weights[0])
+            loss = self.criterion.weighted_sum(outputs, block.target, block.weights[0], dtype)
             gradient = self._gradient_of_batch(loss, n_nominal)
         if self.rows.streams:
-            self._epoch.add(block, loss.detach(), self._penalty(w))
+            self._epoch.add(block, loss.detach().to(self._exact), self._penalty(w))
         return loss.detach(), self._penalise_gradient(w, gradient, self.rows.n_rows / n_nominal)
 
     @torch.no_grad()
@@ -330,5 +333,5 @@ class ModuleObjective(Stochastic):
         return self.strength / 2 * weights.square().sum()
 
     def _penalise_gradient(self, w: Tensor, gradient: Tensor, factor: float) -> Tensor:
-        loss = self.rows.total(gradient)[None] * (factor / self.weight_sum).to(self.dtype)
-        return loss + self.strength * self._penalised * w.detach()  # (1, n_parameters)
+        loss = self.rows.total(gradient)[None].mul_(factor / self._sum)  # (1, n_parameters)
+        return loss.addcmul_(self._penalised, w.detach(), value=self.strength) if self.strength else loss

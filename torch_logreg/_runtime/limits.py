@@ -72,7 +72,8 @@ class Limits:
     # Numbers from which on a thread of its own pays.
     least_thread_stored: int
 
-    # Rows in one forward pass of training, or whose raw predictions are made for a score.
+    # Rows in one forward pass over all rows, or whose raw predictions are made for a score: what a layer makes
+    # of so few stays in a cache (sgd_throughput.py).
     forward_rows: int
     # Numbers of X that are made dense for a forward pass, or float64 to look for separated classes: 8 MB of
     # float64.
@@ -111,7 +112,7 @@ CPU = Limits(
     few_stored=2**20,
     copied_stored=2**20,
     least_thread_stored=2**17,
-    forward_rows=2**14,
+    forward_rows=2**12,
     dense_numbers=2**20,
     predicted_rows=2**15,
     predicted_numbers=2**20,
@@ -130,6 +131,7 @@ ACCELERATOR = replace(
     finite_numbers=2**26,
     exact_stored=UNBOUNDED,
     few_stored=-1,
+    forward_rows=2**14,
     predicted_rows=UNBOUNDED,
     predicted_numbers=UNBOUNDED,
     moved_numbers=2**26,
