@@ -307,8 +307,8 @@ class Loaded:
         if item.y is None:
             raise ValueError(f"{name} gives x without y; to train and to score, {FORMS}.")
         codes = codes_among(item.y, self._classes, name)
-        weights = np.ones(len(codes)) if item.weights is None else item.weights
-        return Coded(item.X, codes, weights * self._of_class[codes])
+        of_class = self._of_class[codes]
+        return Coded(item.X, codes, of_class if item.weights is None else item.weights * of_class)
 
 
 def first_of(X: Any) -> Any:

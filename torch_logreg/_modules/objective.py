@@ -45,7 +45,9 @@ class Epoch:
     """F by the minibatches of an epoch, each at the weights that it found."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self._sums = torch.zeros(3, dtype=dtype, device=device)  # of losses, of weights, of penalties
+        self._loss, self._weight, self._penalty = (
+            torch.zeros(1, dtype=dtype, device=device) for _ in range(3)
+        )
         self._n_batches = 0
         self._last: Block | None = None
 
@@ -53,15 +55,14 @@ class Epoch:
         """Count a minibatch, which may be looked at again by the same update."""
         if block is self._last:
             return
-        weight = block.weights.sum(dtype=self._sums.dtype)
-        self._sums += torch.stack([loss, weight, penalty])
+        self._loss += loss
+        self._weight += block.weights.sum()
+        self._penalty += penalty
         self._n_batches, self._last = self._n_batches + 1, block
 
     def value(self) -> Tensor:
         """F, (1,)."""
-        # By slices: not every backend can compute with the views of `split`.
-        loss, weight, penalty = self._sums[:1], self._sums[1:2], self._sums[2:]
-        return loss / weight + penalty / self._n_batches
+        return self._loss / self._weight + self._penalty / self._n_batches
 
 
 class ModuleObjective(Stochastic):
@@ -236,9 +237,7 @@ class ModuleObjective(Stochastic):
     def batch_gradient(self, w: Tensor, block: Block, n_nominal: int) -> Tensor:
         return self._of_batch(w, block, n_nominal, self.rows.dtype)[1]
 
-    def _of_batch(
-        self, w: Tensor, block: Block, n_nominal: int, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
+    def _of_batch(self, w: Tensor, block: Block, n_nominal: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The sum of the losses of a batch, in `dtype`, and the gradient of F that it estimates."""
         self._load(w)
         self._train(len(block.target))
@@ -248,7 +247,8 @@ class ModuleObjective(Stochastic):
             loss = self.criterion.weighted_sum(outputs, block.target, block.weights[0], dtype)
             gradient = self._gradient_of_batch(loss, n_nominal)
         if self.rows.streams:
-            self._epoch.add(block, loss.detach().to(self._exact), self._penalty(w))
+            weights = w.detach()[0] * self._penalised
+            self._epoch.add(block, loss.detach(), torch.dot(weights, weights).mul_(self.strength / 2))
         return loss.detach(), self._penalise_gradient(w, gradient, self.rows.n_rows / n_nominal)
 
     @torch.no_grad()
