@@ -33,7 +33,6 @@ FOREIGN = {
         ({"Cs": 10}, ("Cs=10", "TorchLogisticClassifierCV")),
         ({"cv": 3}, ("cv=3", "TorchLogisticClassifierCV")),
         ({"refit": True}, ("refit=True", "TorchLogisticClassifierCV")),
-        ({"scoring": "roc_auc"}, ("scoring='roc_auc'", "TorchLogisticClassifierCV")),
     ],
     TorchLogisticClassifierCV: [
         ({"penalty": "l2"}, ("penalty='l2'", "leave it out", "L2")),

@@ -205,7 +205,8 @@ def test_they_are_routed_as_those_of_scikit_learn():
         requests = [
             kind().get_metadata_routing().fit.requests for kind in (TorchLogisticClassifier, SGDClassifier)
         ]
-        assert requests[0] == requests[1] | {"classes": None}
+        of_modules = ("classes", "X_val", "y_val", "sample_weight_val")
+        assert requests[0] == requests[1] | dict.fromkeys(of_modules)
         asking = frozen.set_fit_request(coef_init=True, intercept_init=True)
         routed = make_pipeline(StandardScaler(), asking).fit(X, y, **start)
     assert_allclose(routed[-1].coef_, 1)

@@ -236,9 +236,10 @@ def test_metadata_requests_are_those_of_logistic_regression():
     estimators = TorchLogisticClassifier(), LogisticRegression()
 
     def requests():
-        """Of all methods; but for values to start from and classes, which `fit` there does not take."""
+        """Of all methods; but for values to start from, classes and rows to validate with, of `fit` here."""
         got, expected = (estimator.get_metadata_routing()._serialize() for estimator in estimators)
-        assert [got["fit"].pop(name) for name in ("coef_init", "intercept_init", "classes")] == [None] * 3
+        own = ("coef_init", "intercept_init", "classes", "X_val", "y_val", "sample_weight_val")
+        assert [got["fit"].pop(name) for name in own] == [None] * len(own)
         return got, expected
 
     got, expected = requests()
