@@ -55,6 +55,7 @@ def test_there_are_python_blocks_to_run():
         "getting_started.md",
         "recipes.md",
         "security.md",
+        "module_inputs.md",
         "training_modules.md",
         "user_guide.md",
     }

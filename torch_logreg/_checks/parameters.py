@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from torch_logreg._checks.compat import (
+    InvalidParameterError,
     constraints_of,
     validate_parameter_constraints,
 )
@@ -41,8 +42,13 @@ def check_solver_exists(solver: Any, solvers: Iterable[str]) -> None:
             f"solves the same problem, or one of {sorted(solvers)}."
         )
     optimizers = {name.lower(): name for name in torch.optim.__all__ if name[0].isupper()}
-    if isinstance(solver, str) and solver not in solvers and (name := optimizers.get(solver.lower())):
-        raise ValueError(f"solver={solver!r} is an optimizer; pass optimizer=torch.optim.{name} instead.")
+    is_solver = not isinstance(solver, str) or solver.lower() in solvers  # or nearly one
+    if not is_solver and (name := optimizers.get(solver.lower())) is not None:
+        names = {"auto", *solvers}
+        raise InvalidParameterError(
+            f"The 'solver' parameter must be a str among {names}. Got {solver!r} instead, which is an optimizer: "
+            f"pass optimizer=torch.optim.{name}."
+        )
 
 
 def check_all_are_read(estimator: Any, solver: str) -> None:

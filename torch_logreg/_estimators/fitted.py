@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -271,7 +272,10 @@ class FittedModel(ClassifierMixin, BaseEstimator):
         modules: dict[str, Any] = {
             name: unpickled(state[name]) for name in ("module", "_module") if name in state
         }
-        super().__setstate__({**state, **modules})
+        # A pickle of an earlier version has no value for a parameter that came later.
+        parameters = inspect.signature(type(self)).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        super().__setstate__({**defaults, **state, **modules})
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

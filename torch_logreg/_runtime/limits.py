@@ -72,8 +72,8 @@ class Limits:
     # Numbers from which on a thread of its own pays.
     least_thread_stored: int
 
-    # Rows in one forward pass over all rows, or whose raw predictions are made for a score: what a layer makes
-    # of so few stays in a cache (sgd_throughput.py).
+    # Rows in one forward pass over all rows, or whose raw predictions are made for a score: what a layer
+    # makes of so few stays in a cache (sgd_throughput.py).
     forward_rows: int
     # Numbers of X that are made dense for a forward pass, or float64 to look for separated classes: 8 MB of
     # float64.
