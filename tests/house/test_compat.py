@@ -132,7 +132,8 @@ TESTED = {
         "default_device global_generators is_lazy loading_hooks original products_are_exact sgd version"
     ),
     sklearn_compat: (
-        "CallbackSupportMixin Interval StrOptions begin_callbacks check_feature_names check_n_features "
+        "CallbackSupportMixin Interval InvalidParameterError StrOptions begin_callbacks check_feature_names "
+        "check_n_features "
         "check_sample_weight check_y constraints_of needs_labels_alone num_samples raise_for_params "
         "routing_enabled validate_parameter_constraints with_callbacks"
     ),
@@ -509,6 +510,7 @@ def test_parameters_are_checked_against_intervals_and_words():
             sklearn_compat.validate_parameter_constraints(
                 constraints, good | {name: value}, caller_name="Name"
             )
+        assert isinstance(caught.value, sklearn_compat.InvalidParameterError)
         assert words in str(caught.value)
 
 

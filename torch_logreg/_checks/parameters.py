@@ -46,8 +46,8 @@ def check_solver_exists(solver: Any, solvers: Iterable[str]) -> None:
     if not is_solver and (name := optimizers.get(solver.lower())) is not None:
         names = {"auto", *solvers}
         raise InvalidParameterError(
-            f"The 'solver' parameter must be a str among {names}. Got {solver!r} instead, which is an optimizer: "
-            f"pass optimizer=torch.optim.{name}."
+            f"The 'solver' parameter must be a str among {names}. Got {solver!r} instead, which is an "
+            f"optimizer: pass optimizer=torch.optim.{name}."
         )
 
 
