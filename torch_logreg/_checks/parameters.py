@@ -63,8 +63,8 @@ def check_makes_optimizers(optimizer: Any) -> None:
         name = type(optimizer).__name__
         raise InvalidParameterError(
             f"The 'optimizer' parameter must be a callable. Got one that was made already, of class {name}, "
-            f"with other parameters than those of the fit: pass torch.optim.{name}, a functools.partial of it, "
-            f"or OptimizerSpec(torch.optim.{name}, ...)."
+            f"with other parameters than those of the fit: pass torch.optim.{name}, a functools.partial of "
+            f"it, or OptimizerSpec(torch.optim.{name}, ...)."
         )
 
 
