@@ -470,7 +470,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             # Of rows that early stopping keeps, no sum over the rows to train on would tell.
             whole = self._solver_name() != "sgd" and not self.early_stopping
             defer_finite = whole and not self._is_module()
-            data = self._checked(X, y, sample_weight, classes, defer_finite)
+            holds_out = bool(self.early_stopping) and X_val is None
+            data = self._checked(X, y, sample_weight, classes, defer_finite, holds_out)
             val = self._checked_validation(data, X_val, y_val, sample_weight_val)
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             forward = Forward(self, X, y, metadata)
@@ -555,9 +556,11 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         """Whether losses are the criterion's own: all solvers but "sgd" minimise the cross-entropy."""
         return self.module is not None or (self.criterion is not None and self._solver_name() == "sgd")
 
-    def _checked(self, X: Any, y: Any, sample_weight: Any, classes: Any, defer_finite: bool) -> TrainingData:
+    def _checked(
+        self, X: Any, y: Any, sample_weight: Any, classes: Any, defer_finite: bool, holds_out: bool
+    ) -> TrainingData:
         if self.module is not None:
-            return check_module_fit(self, X, y, sample_weight, classes, holds_out=bool(self.early_stopping))
+            return check_module_fit(self, X, y, sample_weight, classes, holds_out)
         refuse_classes(classes, "this is the linear model")
         data = check_fit(self, X, y, sample_weight, self.class_weight, defer_finite)
         return self._with_weights_of_criterion(data)
