@@ -9,12 +9,14 @@ import scipy.sparse
 import sklearn
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from torch_logreg import TorchLogisticClassifier
 
@@ -223,3 +225,27 @@ def test_the_optimum_is_that_of_logistic_regression_whatever_is_scored():
     clf = TorchLogisticClassifier(tol=1e-8).fit(X, y, X_val=X_VAL, y_val=Y_VAL)
     theirs = LogisticRegression(solver="newton-cholesky", tol=1e-10).fit(X, y)
     assert_allclose(clf.coef_, theirs.coef_, rtol=1e-5)
+
+
+def batches(X, y, **settings):
+    dataset = TensorDataset(torch.from_numpy(X), torch.from_numpy(y))
+    return DataLoader(dataset, **settings) if settings else dataset
+
+
+@pytest.mark.parametrize("of_val", [{}, {"batch_size": 32}])
+def test_batches_are_trained_on_and_scored_on(of_val):
+    settings = {"module": net().double(), "early_stopping": True, "scoring": "loss", "max_iter": 6}
+    clf = classifier(**settings).fit(batches(X, y, batch_size=50), X_val=batches(X_VAL, Y_VAL, **of_val))
+    arrays = clone(clf).fit(batches(X, y, batch_size=50), X_val=X_VAL, y_val=Y_VAL)
+    assert_allclose(clf.validation_scores_, arrays.validation_scores_, rtol=1e-10)
+    assert clf.history_["validation_loss"].min() == pytest.approx(log_loss(Y_VAL, clf.predict_proba(X_VAL)))
+
+
+def test_a_scorer_cannot_look_at_batches():
+    with pytest.raises(ValueError, match="pass arrays as X_val and y_val"):
+        classifier(scoring="roc_auc").fit(X, y, X_val=batches(X_VAL, Y_VAL))
+
+
+def test_batches_to_keep_rows_aside_of_are_refused():
+    with pytest.raises(ValueError, match="pass rows to score as X_val"):
+        classifier(early_stopping=True).fit(batches(X, y, batch_size=50))

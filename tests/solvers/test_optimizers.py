@@ -335,8 +335,10 @@ WRONG = {
         ValueError,
         "nesterov=True is not read with an optimizer",
     ),
-    "one that was made": ({"optimizer": MADE}, TypeError, "that was made already"),
-    "one that was made, in a spec": (
+    "one that was made": ({"optimizer": MADE}, ValueError, "that was made already, of class Adam"),
+    "the name of one": ({"optimizer": "adam"}, ValueError, "such as torch.optim.Adam. Got 'adam'"),
+    "the name of none": ({"optimizer": "best"}, ValueError, "such as torch.optim.AdamW. Got 'best'"),
+    "a schedule that is a tuple of one": (
         {"optimizer": torch.optim.Adam, "lr_schedule": (StepLR,)},
         ValueError,
         "lr_schedule",

@@ -231,8 +231,8 @@ def _check_loaded(
             )
         if holds_out:
             raise ValueError(
-                f"early_stopping=True keeps rows aside, which a {name} does not give by number; pass rows to "
-                "score as X_val, which may be a DataLoader too, or its Dataset, or early_stopping=False."
+                f"early_stopping=True keeps rows aside, which a {name} does not give by number; pass rows "
+                "to score as X_val, its Dataset, or early_stopping=False."
             )
     batches = batches_of(X)
     known = None if classes is None else _sorted(classes)

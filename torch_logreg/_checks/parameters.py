@@ -32,6 +32,7 @@ OF_SGD = {
 NOT_SEARCHED = {"momentum": 0.0, "lr_schedule": None, "clip_grad_norm": None, "precision": "32"}
 OF_STOCK = {"momentum": 0.0, "nesterov": False}  # of `torch.optim.SGD`, if no optimizer is given
 EACH: tuple[Each, ...] = ("epoch", "batch")
+OPTIMIZERS = {name.lower(): name for name in torch.optim.__all__ if name[0].isupper()}
 
 
 def check_solver_exists(solver: Any, solvers: Iterable[str]) -> None:
@@ -41,13 +42,29 @@ def check_solver_exists(solver: Any, solvers: Iterable[str]) -> None:
             f"solver={solver!r} of LogisticRegression does not exist here; use solver='auto', which "
             f"solves the same problem, or one of {sorted(solvers)}."
         )
-    optimizers = {name.lower(): name for name in torch.optim.__all__ if name[0].isupper()}
     is_solver = not isinstance(solver, str) or solver.lower() in solvers  # or nearly one
-    if not is_solver and (name := optimizers.get(solver.lower())) is not None:
+    if not is_solver and (name := OPTIMIZERS.get(solver.lower())) is not None:
         names = {"auto", *solvers}
         raise InvalidParameterError(
             f"The 'solver' parameter must be a str among {names}. Got {solver!r} instead, which is an "
             f"optimizer: pass optimizer=torch.optim.{name}."
+        )
+
+
+def check_makes_optimizers(optimizer: Any) -> None:
+    """Raise for the name of an optimizer, and for one that was made already."""
+    if isinstance(optimizer, str):
+        name = OPTIMIZERS.get(optimizer.lower(), "AdamW")
+        raise InvalidParameterError(
+            f"The 'optimizer' parameter must be a callable, such as torch.optim.{name}. Got {optimizer!r} "
+            "instead."
+        )
+    if isinstance(optimizer, torch.optim.Optimizer):
+        name = type(optimizer).__name__
+        raise InvalidParameterError(
+            f"The 'optimizer' parameter must be a callable. Got one that was made already, of class {name}, "
+            f"with other parameters than those of the fit: pass torch.optim.{name}, a functools.partial of "
+            f"it, or OptimizerSpec(torch.optim.{name}, ...)."
         )
 
 
@@ -88,13 +105,6 @@ def check_all_are_read(estimator: Any, solver: str) -> None:
 
 
 def _check_optimizer(estimator: Any) -> None:
-    optimizer = estimator.optimizer
-    if isinstance(optimizer, torch.optim.Optimizer):
-        name = type(optimizer).__name__
-        raise TypeError(
-            f"optimizer is a {name} that was made already, of other parameters than those of the fit; pass "
-            f"torch.optim.{name}, a functools.partial of it, or OptimizerSpec(torch.optim.{name}, ...)."
-        )
     for name, default in OF_STOCK.items():
         if (value := getattr(estimator, name)) != default:
             raise ValueError(

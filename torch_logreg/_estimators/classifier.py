@@ -29,6 +29,7 @@ from torch_logreg._checks.data import (
 from torch_logreg._checks.module_data import check_module_fit, check_module_validation, refuse_classes
 from torch_logreg._checks.parameters import (
     check_all_are_read,
+    check_makes_optimizers,
     check_parameters,
     check_scored,
     check_solver_exists,
@@ -313,7 +314,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         "nesterov": ["boolean"],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "lr_schedule": [callable, tuple, None],
-        "optimizer": [callable, torch.optim.Optimizer, None],
+        "optimizer": [callable, None],
         "clip_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
         "precision": [StrOptions(set(PRECISIONS))],
         "module": [callable, None],
@@ -470,8 +471,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             # Of rows that early stopping keeps, no sum over the rows to train on would tell.
             whole = self._solver_name() != "sgd" and not self.early_stopping
             defer_finite = whole and not self._is_module()
-            holds_out = bool(self.early_stopping) and X_val is None
-            data = self._checked(X, y, sample_weight, classes, defer_finite, holds_out)
+            data = self._checked(X, y, sample_weight, classes, X_val is None, defer_finite)
             val = self._checked_validation(data, X_val, y_val, sample_weight_val)
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             forward = Forward(self, X, y, metadata)
@@ -543,6 +543,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
 
     def _check_parameters(self) -> None:
         check_solver_exists(self.solver, SOLVERS)
+        check_makes_optimizers(self.optimizer)
         check_parameters(self, DEFAULTS)
         check_all_are_read(self, self._solver_name())
 
@@ -557,9 +558,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         return self.module is not None or (self.criterion is not None and self._solver_name() == "sgd")
 
     def _checked(
-        self, X: Any, y: Any, sample_weight: Any, classes: Any, defer_finite: bool, holds_out: bool
+        self, X: Any, y: Any, sample_weight: Any, classes: Any, may_hold_out: bool, defer_finite: bool
     ) -> TrainingData:
         if self.module is not None:
+            holds_out = bool(self.early_stopping) and may_hold_out
             return check_module_fit(self, X, y, sample_weight, classes, holds_out)
         refuse_classes(classes, "this is the linear model")
         data = check_fit(self, X, y, sample_weight, self.class_weight, defer_finite)
