@@ -25,7 +25,7 @@ extensions = [
 ]
 templates_path = ["_templates"]
 # Parts of other pages.
-exclude_patterns = ["_build", "_accuracy_table.md", "_inputs_section.md", "_inputs_table.md", "_benchmarks"]
+exclude_patterns = ["_build", "_accuracy_table.md", "_inputs_table.md", "_benchmarks"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3

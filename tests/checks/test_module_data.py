@@ -156,7 +156,7 @@ REFUSED = {
     "batch_size=None is not"), "early stopping of a loader": (
         lambda: model(early_stopping=True).fit(loader()),
         ValueError,
-        "early_stopping=True keeps rows aside.*pass its Dataset",
+        "early_stopping=True keeps rows aside.*pass rows to score as X_val, its Dataset",
     ),
     "single rows": (lambda: model().fit(loader(batch_size=None)), ValueError, "set its batch_size"),
     "a dataset without y": (

@@ -510,6 +510,56 @@ def test_an_ordinary_loop_over_whole_batches_needs_no_weights_to_be_the_same():
     assert_predicts_like(fitted, plain, IMAGES)
 
 
+# ---- rows to validate with ----
+
+VALIDATING = {
+    "accuracy": {},
+    "early stopping": {"early_stopping": True, "n_iter_no_change": 2, "max_iter": 8},
+    "loss": {"early_stopping": True, "scoring": "loss", "max_iter": 8},
+}
+
+
+@kinds
+@pytest.mark.parametrize("way", VALIDATING)
+def test_rows_to_validate_with_may_be_loaded_in_any_order(kind, way):
+    X, train, kept = KINDS[kind][1], slice(0, 40), slice(40, N)
+    settings = VALIDATING[way]
+    given = {"X_val": X[kept], "y_val": Y[kept], "sample_weight_val": WEIGHTS[kept]}
+    expected = model(made(kind), **settings).fit(X[train], Y[train], **given)
+    dataset = Items(X[kept], Y[kept], WEIGHTS[kept])
+    order = torch.Generator().manual_seed(1)
+    for loaded in (dataset, DataLoader(dataset, 5, shuffle=True, generator=order)):
+        state = order.get_state()
+        fitted = model(made(kind), **settings).fit(X[train], Y[train], X_val=loaded)
+        assert_allclose(fitted.validation_scores_, expected.validation_scores_, rtol=1e-6)
+        assert_allclose(fitted.predict_proba(X), expected.predict_proba(X), rtol=1e-6)
+        assert torch.equal(order.get_state(), state)
+
+
+@pytest.mark.parametrize("way", VALIDATING)
+def test_a_loader_is_trained_on_beside_rows_of_another_that_shares_its_generator(way):
+    settings = VALIDATING[way]
+    train, kept = Items(IMAGES[:40], Y[:40]), Items(IMAGES[40:], Y[40:])
+    plain = loader_of(IMAGES[:40], Y[:40])
+    expected = model(made("four dimensions"), **settings).fit(plain, X_val=IMAGES[40:], y_val=Y[40:])
+    order = torch.Generator().manual_seed(SEED)
+    train, kept = (DataLoader(each, BATCH, shuffle=True, generator=order) for each in (train, kept))
+    fitted = model(made("four dimensions"), **settings).fit(train, X_val=kept)
+    assert_allclose(fitted.loss_curve_, expected.loss_curve_, rtol=1e-9)
+    assert_allclose(fitted.validation_scores_, expected.validation_scores_, rtol=1e-6)
+    assert_allclose(fitted.predict_proba(IMAGES), expected.predict_proba(IMAGES), rtol=1e-6)
+
+
+def test_a_dataset_may_be_stopped_early_by_rows_of_its_own_or_by_others():
+    dataset = Items(several(), Y)
+    settings = {"early_stopping": True, "scoring": "loss", "max_iter": 6}
+    own = model(made("several inputs"), validation_fraction=0.3, **settings).fit(dataset)
+    others = model(made("several inputs"), **settings).fit(dataset, X_val=dataset)
+    for fitted in (own, others):
+        assert len(fitted.validation_scores_) == fitted.n_iter_[0]
+    assert_allclose(others.validation_scores_[-1], -others.history_.validation_loss.iloc[-1])
+
+
 def test_a_default_tol_claims_nothing_of_a_loader():
     fitted = model(made("four dimensions"), tol=1e9).fit(loader_of())
     assert (fitted.n_iter_[0], fitted.stop_reason_, fitted.converged_) == (EPOCHS, "max_iter", False)
