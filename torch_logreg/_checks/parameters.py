@@ -81,6 +81,17 @@ def check_all_are_read(estimator: Any, solver: str) -> None:
         raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9, and it is 0.")
 
 
+def check_can_fit_l1(estimator: Any, solver: str, able: Iterable[str]) -> None:
+    """Raise if `solver` is none of those `able` to fit an L1 term."""
+    if solver in able:
+        return
+    what = "a module or a criterion of its own" if estimator.module is not None else f"solver={solver!r}"
+    raise ValueError(
+        f"{what} cannot fit l1_ratio={estimator.l1_ratio!r}; use solver='auto' and nothing that only "
+        "solver='sgd' reads, which finds exact zeros and proves how good they are, or l1_ratio=0."
+    )
+
+
 def _check_optimizer(estimator: Any) -> None:
     optimizer = estimator.optimizer
     if isinstance(optimizer, torch.optim.Optimizer):
@@ -134,7 +145,7 @@ def _check_is_cross_entropy(criterion: Any, solver: str) -> None:
         )
 
 
-NUMBERS = ("C", "learning_rate", "tol")  # parameters that are computed with as floats
+NUMBERS = ("C", "l1_ratio", "learning_rate", "tol")  # parameters that are computed with as floats
 
 
 def check_parameters(estimator: Any, defaults: Mapping[str, Any]) -> None:

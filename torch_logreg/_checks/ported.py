@@ -11,8 +11,8 @@ Init = TypeVar("Init", bound=Callable[..., None])
 Advice: TypeAlias = Mapping[str, Callable[[Any], str]]  # of each argument: what to write, given its value
 
 NO_L1 = (
-    "the L1 penalty does not exist here; leave it out for the L2 penalty, or use "
-    "sklearn.linear_model.LogisticRegression with solver='saga'"
+    "the L1 penalty does not exist here; leave it out for the L2 penalty, or choose C and l1_ratio of a "
+    "TorchLogisticClassifier by GridSearchCV"
 )
 
 
@@ -31,8 +31,8 @@ def _l1_ratios(ratios: Any) -> str:
     return _l1_ratio(0 if several and all(map(_is_zero, ratios)) else ratios)
 
 
-def _penalty(without: str) -> Callable[[Any], str]:
-    """Advise on a penalty, where `without` is what to write for none."""
+def _penalty(without: str, l1: str, both: str) -> Callable[[Any], str]:
+    """Advise on a penalty; what to write for none, for the L1 penalty, and for both."""
 
     def advice(penalty: Any) -> str:
         if penalty is None or penalty == "none":
@@ -40,7 +40,7 @@ def _penalty(without: str) -> Callable[[Any], str]:
         if penalty in ("l2", "deprecated"):
             return "leave it out, the penalty is L2"
         if penalty in ("l1", "elasticnet"):
-            return NO_L1
+            return l1 if penalty == "l1" else both
         return f"leave it out for the L2 penalty, or write {without} for none"
 
     return advice
@@ -78,7 +78,6 @@ def _legacy(use_legacy_attributes: Any) -> str:
 _OF_BOTH: Advice = {
     "dual": _dual,
     "intercept_scaling": _intercept_scaling,
-    "l1_ratio": _l1_ratio,
     "l1_ratios": _l1_ratios,
     "multi_class": _multi_class,
     "n_jobs": _n_jobs,
@@ -86,12 +85,17 @@ _OF_BOTH: Advice = {
 }
 ADVICE: Advice = {
     **_OF_BOTH,
-    "penalty": _penalty("C=np.inf"),
+    "penalty": _penalty(
+        "C=np.inf",
+        "write l1_ratio=1 instead, which is the L1 penalty",
+        "write l1_ratio=... instead, such as l1_ratio=0.5, the part of the L1 penalty in both",
+    ),
     **{name: _of_cv(name) for name in ("Cs", "cv", "refit")},
 }
 ADVICE_CV: Advice = {
     **_OF_BOTH,
-    "penalty": _penalty("Cs=[np.inf]"),
+    "l1_ratio": _l1_ratio,
+    "penalty": _penalty("Cs=[np.inf]", NO_L1, NO_L1),
     "C": lambda C: f"write Cs=[{C!r}] instead, the values to choose from",
     "warm_start": lambda warm_start: "leave it out, each fold starts from the solution on all rows",
 }

@@ -127,7 +127,7 @@ class _Run:
     def solution(self, look: Look, reason: str) -> Solution:
         slopes = float(_residual(self.objective, look))
         n_iter = np.full(1, self.n_iter, dtype=np.int32)
-        return Solution(look.w, np.full(1, look.value), np.full(1, slopes), n_iter, [reason])
+        return Solution(look.w, np.full(1, look.value), np.full(1, slopes), n_iter, [reason], np.full(1, look.gap))
 
     def solve(self, objective: Composite, look: Look, tol: float | None, n_rows: int = 0) -> tuple[str, Look]:
         """Minimise from a look as far as `tol`; why it ended, and the last look."""

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from torch_logreg._contracts.composite import Composite
 from torch_logreg._contracts.objective import Curved, Factorable, Objective, Stochastic
 from torch_logreg._contracts.solver import Solver
 from torch_logreg._solvers.lbfgs import LBFGS
 from torch_logreg._solvers.natural import NaturalSGD
+from torch_logreg._solvers.proximal_newton import ProximalNewton
 from torch_logreg._solvers.sgd import SGD
 
 FACTORED_COLUMNS = 512  # of solvers by name, see `NewtonCG`: by_name.py
@@ -56,6 +58,10 @@ SOLVERS: dict[str, Entry] = {
     "lbfgs": Entry(partial(LBFGS, factored_columns=FACTORED_COLUMNS), (CURVATURE,)),
     "sgd": Entry(SGD, (MINIBATCHES,)),
 }
+
+
+# With an L1 term, by the names that users write; there are no others.
+WITH_L1: dict[str, Callable[..., Solver[Composite]]] = {"natural-sgd": ProximalNewton}
 
 
 def make_solver(name: str, objective: Objective, settings: Mapping[str, Any]) -> Solver[Any]:
