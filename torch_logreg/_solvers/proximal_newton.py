@@ -25,6 +25,7 @@ HALVINGS = 30
 # Continuation: each penalty is so many times weaker than the one before, from so far above the wanted one.
 WEAKER, FAR = 8.0, 64.0
 ROUGH = 1e-2  # the tolerance of all but the last
+EXACT = 1e-9  # of a threshold, by which slopes may exceed it where not a step is made
 LOOKS = 100  # at all columns, on the way to one solution
 NOISE = 64.0  # times eps, by which F may rise by rounding
 
@@ -60,7 +61,7 @@ class ProximalNewton(Solver[Composite]):
     def minimize(self, objective: Composite, w: Tensor, callback: Callback) -> Solution:
         run = _Run(objective, self.max_iter, self.tol, callback)
         look = objective.look(w)
-        if run.is_solved(look, 0.0):
+        if self.tol is not None and _worst(objective, look, 1)[1] <= EXACT and run.is_solved(look, np.inf):
             return run.solution(look, "converged")
         if not bool(w.any()):
             look = self._start(objective, look, run)
