@@ -45,6 +45,10 @@ class Working(ABC):
     value: float  # F at u, but for parameters that are left out
 
     @abstractmethod
+    def at(self, look: Look) -> None:
+        """Go to where a look was; parameters that are not 0 there are among these."""
+
+    @abstractmethod
     def slopes(self) -> np.ndarray:
         """Those of the smooth part at u, (n + free,)."""
 

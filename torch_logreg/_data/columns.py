@@ -15,6 +15,7 @@ from torch_logreg._contracts.rows import Matrix, Rows
 from torch_logreg._data import products
 from torch_logreg._data.csr import to_scipy
 from torch_logreg._data.sparse import Sparse, sparse_pair
+from torch_logreg._runtime.limits import limits_of
 
 HELD_NUMBERS = 2**27  # of columns that are held in float64; more are gathered anew at each use
 # Sparse columns are made dense where they are few numbers, or not much fewer than they would be then: else
@@ -22,6 +23,7 @@ HELD_NUMBERS = 2**27  # of columns that are held in float64; more are gathered a
 DENSE_NUMBERS, DENSE_PART, SQUARED = 2**23, 8, 300
 CHUNK_NUMBERS = 2**18  # of columns times weights, in the products of columns with one another
 LEAST = 1e-300  # of a scale
+FEW_PART = 0.25  # of the columns, up to which some are gathered rather than all read
 
 
 class ColumnSet(ABC):
@@ -54,6 +56,9 @@ class ColumnSet(ABC):
         the `factors`. Pairs are given by the numbers of their columns and outputs.
         """
 
+    def _with_ones(self, columns: Tensor, r: Tensor) -> Tensor:
+        return torch.cat([columns, r.sum(dim=1, keepdim=True)], dim=1) if self.has_ones else columns
+
     def _scaled_by(self, mean: Tensor, square: Tensor, l2: float) -> None:
         """Set centres and scales by weighted means of the columns and of the squares of their deviations.
 
@@ -67,69 +72,101 @@ class ColumnSet(ABC):
 
 
 class DenseColumns(ColumnSet):
-    """Columns as arrays, held where they are few numbers."""
+    """Columns as arrays, in memory of their own.
 
-    def __init__(self, parts: Iterable[Tensor], shares: Tensor, l2: float, has_ones: bool) -> None:
-        self.has_ones, self._parts = has_ones, list(parts)
-        dtype = shares.dtype
-        mean = torch.zeros(self._parts[0].shape[1], dtype=dtype, device=shares.device)
+    Parameters
+    ----------
+    parts : list of Tensor
+        The columns (n, m) of runs of rows, as they are. Where all are few numbers they are overwritten with what
+        they become; else that is made anew at each use.
+    shares : Tensor of shape (n,)
+        Parts of the weight of all rows.
+    l2 : float
+        Of the penalty.
+    has_ones : bool
+    """
+
+    def __init__(self, parts: list[Tensor], shares: Tensor, l2: float, has_ones: bool) -> None:
+        self.has_ones, dtype = has_ones, shares.dtype
+        is_held = sum(part.numel() for part in parts) <= HELD_NUMBERS
+        self._raw = [part.to(dtype) for part in parts] if is_held else parts
+        mean = torch.zeros(parts[0].shape[1], dtype=dtype, device=shares.device)
         if has_ones:
-            mean = functools.reduce(Tensor.add_, (shares[rows] @ X.to(dtype) for rows, X in self._raw()))
+            for rows, X in self._runs(self._raw):
+                mean += shares[rows] @ X.to(dtype)
         square = torch.zeros_like(mean)
-        for rows, X in self._raw():
-            square += shares[rows] @ (X.to(dtype) - mean).square_()
+        for rows, X in self._runs(self._raw):
+            deviation = X.sub_(mean) if is_held else X.to(dtype) - mean
+            square += shares[rows] @ deviation.square()
         self._scaled_by(mean, square, l2)
-        numbers = sum(part.numel() for part in self._parts)
-        self._held = list(self._made()) if numbers <= HELD_NUMBERS else None
+        self._inverse = torch.where(self.varies, self.inverse_scale, 0.0)  # exactly 0 for a constant column
+        self._held = [part.mul_(self._inverse) for part in self._raw] if is_held else None
 
-    def _raw(self) -> Iterator[tuple[slice, Tensor]]:
+    @staticmethod
+    def _runs(parts: Iterable[Tensor]) -> Iterator[tuple[slice, Tensor]]:
         start = 0
-        for X in self._parts:
+        for X in parts:
             yield slice(start, start + len(X)), X
             start += len(X)
 
-    def _made(self) -> Iterator[tuple[slice, Tensor]]:
-        dtype, m = self.center.dtype, len(self.center)
-        inverse = torch.where(self.varies, self.inverse_scale, 0.0)  # exactly 0 for a constant column
-        for rows, X in self._raw():
-            A = torch.ones((len(X), m + self.has_ones), dtype=dtype, device=X.device)
-            A[:, :m].copy_(X).sub_(self.center).mul_(inverse)
-            yield rows, A
-
-    def _chunks(self) -> Iterable[tuple[slice, Tensor]]:
-        return self._made() if self._held is None else self._held
+    def _chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Runs of rows, and the columns there."""
+        if self._held is not None:
+            return self._runs(self._held)
+        dtype, center = self.center.dtype, self.center
+        return self._runs(X.to(dtype).sub_(center).mul_(self._inverse) for X in self._raw)
 
     def predict(self, v: Tensor) -> Tensor:
-        found = [v @ A.T for _, A in self._chunks()]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        m = len(self.center)
+        of_columns = v[:, :m].contiguous()
+        found = [of_columns @ A.T for _, A in self._chunks()]
+        z = found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        return z.add_(v[:, m:]) if self.has_ones else z
 
     def pull_back(self, r: Tensor) -> Tensor:
-        return functools.reduce(Tensor.add_, (r[:, rows] @ A for rows, A in self._chunks()))
+        columns = functools.reduce(Tensor.add_, (r[:, rows] @ A for rows, A in self._chunks()))
+        return self._with_ones(columns, r)
 
     def squares(self, r: Tensor) -> Tensor:
-        return functools.reduce(Tensor.add_, (r[:, rows] @ A.square() for rows, A in self._chunks()))
+        columns = functools.reduce(Tensor.add_, (r[:, rows] @ A.square() for rows, A in self._chunks()))
+        return self._with_ones(columns, r)
 
     def matrix(self, diagonal: Tensor, factors: Tensor | None, column: Tensor, output: Tensor) -> Tensor:
         size, K = len(column), len(diagonal)
+        if K == 1:
+            return self._of_one(diagonal[0])
         result = diagonal.new_zeros((size, size))
-        members = [(output == k).nonzero()[:, 0] for k in range(K)] if K > 1 else []
+        members = [(output == k).nonzero()[:, 0] for k in range(K)]
         blocks = [diagonal.new_zeros((len(some), len(some))) for some in members]
         step = max(1, CHUNK_NUMBERS // size)
         for rows, A in self._chunks():
             for first in range(0, len(A), step):
                 part = slice(rows.start + first, min(rows.start + first + step, rows.stop))
-                some = A[first : first + step]
-                if K == 1:
-                    result.addmm_((some * diagonal[0, part, None]).T, some)
-                    continue
+                some = torch.nn.functional.pad(A[first : first + step], (0, int(self.has_ones)), value=1.0)
                 for k, block in enumerate(blocks):
                     of_output = some.index_select(1, column[members[k]])
                     block.addmm_((of_output * diagonal[k, part, None]).T, of_output)
                 if factors is not None:
                     of_pair = some.index_select(1, column) * factors[:, part].T.index_select(1, output)
                     result.addmm_(of_pair.T, of_pair, alpha=-1)
-        for some, block in zip(members, blocks, strict=True):
-            result[some[:, None], some] = block
+        for of_output, block in zip(members, blocks, strict=True):
+            result[of_output[:, None], of_output] = block
+        return result
+
+    def _of_one(self, weights: Tensor) -> Tensor:
+        """The inner products where there is one output: pairs are the columns, in their order."""
+        m = len(self.center)
+        result = weights.new_zeros((m + self.has_ones, m + self.has_ones))
+        among, step = weights.new_zeros((m, m)), max(1, CHUNK_NUMBERS // max(m, 1))
+        for rows, A in self._chunks():
+            for first in range(0, len(A), step):
+                some = A[first : first + step]
+                part = weights[rows.start + first : rows.start + first + len(some), None]
+                among.addmm_((some * part).T, some)
+        result[:m, :m] = among
+        if self.has_ones:
+            result[m] = self.pull_back(weights[None])[0]
+            result[:, m] = result[m]
         return result
 
 
@@ -153,9 +190,6 @@ class SparseColumns(ColumnSet):
     def _squares_of(self, r: Tensor) -> Tensor:
         return products.rmatmul(self._squared, r)
 
-    def _with_ones(self, columns: Tensor, ones: Tensor) -> Tensor:
-        return torch.cat([columns, ones[:, None]], dim=1) if self.has_ones else columns
-
     def predict(self, v: Tensor) -> Tensor:
         scaled = v[:, : len(self.center)] * self.inverse_scale
         shift = -(scaled @ self.center)
@@ -166,13 +200,13 @@ class SparseColumns(ColumnSet):
     def pull_back(self, r: Tensor) -> Tensor:
         sums = r.sum(dim=1)
         columns = (products.rmatmul(self._X, r) - sums[:, None] * self.center) * self.inverse_scale
-        return self._with_ones(columns, sums)
+        return self._with_ones(columns, r)
 
     def squares(self, r: Tensor) -> Tensor:
         sums = r.sum(dim=1)
         columns = self._squares_of(r) - 2 * self.center * products.rmatmul(self._X, r)
         columns = (columns + sums[:, None] * self.center.square()) * self.inverse_scale.square()
-        return self._with_ones(columns.clamp_(min=0), sums)
+        return self._with_ones(columns.clamp_(min=0), r)
 
     def matrix(self, diagonal: Tensor, factors: Tensor | None, column: Tensor, output: Tensor) -> Tensor | None:
         if len(diagonal) > 1 or len(column) > SQUARED or diagonal.device.type != "cpu":
@@ -187,7 +221,7 @@ class SparseColumns(ColumnSet):
             found = np.pad(found, (0, 1))
             found[-1, :-1] = found[:-1, -1] = of_ones * inverse
             found[-1, -1] = total
-        return torch.from_numpy(found)[column][:, column]
+        return torch.from_numpy(found)
 
 
 def gather(rows: Rows, columns: Tensor, shares: Tensor, l2: float, has_ones: bool) -> ColumnSet:
@@ -207,6 +241,32 @@ def gather(rows: Rows, columns: Tensor, shares: Tensor, l2: float, has_ones: boo
         whole = torch.from_numpy(X.toarray().T.copy()).to(shares.device)
         return DenseColumns([whole], shares, l2, has_ones)
     return SparseColumns(X, shares, l2, has_ones)
+
+
+def predictions(rows: Rows, coef: Tensor, dtype: torch.dtype) -> Tensor:
+    """``coef @ X.T`` in `dtype`, by the columns that have coefficients alone where these are few: (K, n)."""
+    support = coef.any(dim=0).nonzero()[:, 0]
+    found, few = [], len(support) < FEW_PART * rows.n_features
+    of_few = coef[:, support].contiguous()
+    for block in rows.blocks():
+        X: Matrix = block.X
+        if isinstance(X, Sparse):
+            found.append(products.matmul(X, coef.to(rows.dtype)) if rows.dtype == dtype else _upcast(X, coef))
+        elif few:
+            found.append(of_few @ X.index_select(1, support).to(dtype).T)
+        elif X.dtype == dtype:
+            found.append(products.matmul(X, coef))
+        else:
+            step = max(1, limits_of(X.device).centred_numbers // X.shape[1])
+            parts = (X[first : first + step] for first in range(0, len(X), step))
+            found.append(torch.cat([coef @ part.to(dtype).T for part in parts], dim=1))
+    return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+
+
+def _upcast(X: Sparse, coef: Tensor) -> Tensor:
+    """``coef @ X.T`` in the dtype of `coef`."""
+    values = X.csr.values.to(coef.dtype)
+    return X.csr.with_values(values).times(coef)
 
 
 def slopes(rows: Rows, r: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torch_logreg._contracts.composite import Composite, Look, Working
 from torch_logreg._contracts.rows import Rows, Sample
-from torch_logreg._data.columns import ColumnSet, gather, slopes
+from torch_logreg._data.columns import ColumnSet, gather, predictions, slopes
 from torch_logreg._data.samples import HeldRows
 from torch_logreg._losses.losses import Loss, outputs_factor
 from torch_logreg._losses.penalties import ElasticNet
@@ -18,7 +18,7 @@ from torch_logreg._losses.penalties import ElasticNet
 LEAST = 1e-30  # of the weight, of a class
 POLISHES, BALANCED = 60, 1e-16  # Newton steps of the intercepts, and of the sums of residuals what ends them
 # Samples to start on: rows of the smallest, by how much each is larger, and the part of all at most.
-SAMPLE_ROWS, SAMPLE_GROWTH, SAMPLE_PART = 2_500, 8, 8
+SAMPLE_ROWS, SAMPLE_GROWTH, SAMPLE_PART = 1_500, 8, 8
 
 
 class ElasticNetObjective(Composite):
@@ -85,16 +85,10 @@ class ElasticNetObjective(Composite):
         return w.reshape(1, -1)
 
     def predictions(self, coef: Tensor, intercept: Tensor) -> Tensor:
-        """Raw predictions (K, n): of the columns that have coefficients alone."""
-        support = coef.any(dim=0).nonzero()[:, 0]
-        z = intercept[:, None].expand(-1, len(self.shares))
-        if not len(support):
-            return z.clone()
-        columns = gather(self.rows, support, self.shares, 0.0, self.fit_intercept)
-        scaled = coef[:, support] / columns.inverse_scale
-        if self.fit_intercept:
-            scaled = torch.cat([scaled, (intercept + coef[:, support] @ columns.center)[:, None]], dim=1)
-        return columns.predict(scaled)
+        """Raw predictions, (K, n)."""
+        if not bool(coef.any()):
+            return intercept[:, None].expand(-1, len(self.shares)).clone()
+        return predictions(self.rows, coef, self.dtype).add_(intercept[:, None])
 
     def value(self, w: Tensor) -> Tensor:
         coef, intercept = self.split(w)
@@ -240,17 +234,23 @@ class WorkingSet(Working):
             every = torch.arange(K, dtype=torch.int64, device=index.device)
             column, output = torch.cat([column, torch.full_like(every, m)]), torch.cat([output, every])
         self._column, self._output, self.n = column, output, len(index)
-        coef, intercept = objective.split(look.w)
-        inverse = columns.inverse_scale[column[: self.n]]
-        self._inverse = inverse.cpu().numpy()
-        of_pairs = coef[output[: self.n], number] / inverse
-        centred = intercept + coef[:, self._numbers] @ columns.center
-        u = torch.cat([of_pairs, centred]) if free else of_pairs
-        self.u = u.cpu().numpy()
+        self._inverse = columns.inverse_scale[column[: self.n]].cpu().numpy().astype(np.float64, copy=False)
         self.threshold = objective.penalty.l1 * self._inverse
-        self._decay = np.zeros(len(self.u))
+        self._decay = np.zeros(self.n + K * free)
         self._decay[: self.n] = objective.penalty.l2 * self._inverse**2
-        self._z, self._moved, self._aim = look.z, look.z, self.u
+        self._moved: Tensor = look.z
+        self.at(look)
+        self._aim = self.u
+
+    def at(self, look: Look) -> None:
+        coef, intercept = self._objective.split(look.w)
+        pairs = slice(0, self.n)
+        number = self._numbers[self._column[pairs]]
+        u = coef[self._output[pairs], number].cpu().numpy() / self._inverse
+        if self._objective.fit_intercept:
+            centred = intercept + coef[:, self._numbers] @ self._columns.center
+            u = np.concatenate([u, centred.cpu().numpy()])
+        self.u, self._z = u.astype(np.float64, copy=False), look.z
         self._operator: Callable[[Tensor], Tensor] | None = None
         self.value = self._value(self._z, self.u)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -13,8 +14,11 @@ from torch_logreg._contracts.composite import Composite, Look, Working
 from torch_logreg._contracts.solver import Callback, Iteration, Solution, Solver
 from torch_logreg._solvers.quadratic import Array, Quadratic, minimise, nearest
 
-# Parameters of a working set at least, and how many times those that are not 0.
-SET_SIZE, SET_GROWTH = 100, 2
+# Parameters of a working set, at least and at most where all are 0: so many that their Hessian takes `SET_WORK`
+# multiplications. And how many times those that are not 0.
+SET_SIZES, SET_WORK, SET_GROWTH = (20, 100), 2**24, 2
+# Multiplications for a Hessian from which it is kept while steps leave at most this part of the residual.
+KEPT_WORK, KEPT = 2**24, 0.3
 # Of the largest violation on all columns, what is left on a working set before all are looked at again; and
 # of the residual of F, what is left of that of its quadratic model.
 INNER, MODEL = 0.03, 0.005
@@ -116,6 +120,7 @@ class _Run:
     n_iter: int = 0
     ended: str = ""  # "max_iter" or "callback"
     damping: float = field(default=0.0, init=False)
+    _kept: Hessian | None = field(default=None, init=False)
 
     def is_solved(self, look: Look, promised: float) -> bool:
         """Whether a look, after a step that promised so much, is at the minimum."""
@@ -134,7 +139,10 @@ class _Run:
         """Minimise from a look as far as `tol`; why it ended, and the last look."""
         self.damping = 0.0
         is_last = objective is self.objective
-        size, promised, bound = SET_SIZE, np.inf, look.bound
+        n, (least, most) = objective.rows.n_rows, SET_SIZES
+        smallest = int(min(max((SET_WORK / n) ** 0.5, least), most))
+        working: Working | None = None
+        size, promised, bound = smallest, np.inf, look.bound
         if not is_last and (tol is None or look.gap <= 2 * tol * abs(look.value)):
             return "converged", look
         if not self.max_iter:
@@ -144,7 +152,10 @@ class _Run:
             if self.ended:
                 return self.ended, look
             index, worst = _worst(objective, look, size)
-            working = objective.on(index, look)
+            if working is not None and torch.equal(index, before):
+                working.at(look)
+            else:
+                working, before, self._kept = objective.on(index, look), index, None
             promised, moved = self._on(working, tol, INNER * worst, bound, n_rows, is_last)
             look = working.look()
             bound = max(bound, look.bound)
@@ -154,7 +165,7 @@ class _Run:
                 return "converged", look
             if not moved and not self.ended and look.gap >= previous and size >= 2 * len(index):
                 return "precision", look
-            size = max(SET_SIZE, SET_GROWTH * _n_nonzero(objective, look), size if moved else 2 * size)
+            size = max(smallest, SET_GROWTH * _n_nonzero(objective, look), size if moved else 2 * size)
             previous = look.gap
         return "precision", look
 
@@ -162,7 +173,8 @@ class _Run:
         self, working: Working, tol: float | None, enough: float, bound: float, n_rows: int, is_last: bool
     ) -> tuple[float, bool]:
         """Steps on a working set; what the last of them promised, and whether any led down."""
-        promised, moved = np.inf, False
+        promised, moved, last = np.inf, False, np.inf
+        keeps = self.objective.rows.n_rows * len(working.u) ** 2 >= KEPT_WORK
         while not self.ended:
             slopes = working.slopes()
             found = nearest(slopes[: working.n], working.u[: working.n], working.threshold)
@@ -173,10 +185,16 @@ class _Run:
             near = ratio <= max(enough, 0.1 * tol if tol else 0.0)
             if near and promised < np.inf and (not is_last or promised <= least):
                 break
-            before = working.value
+            before, norm = working.value, float(np.abs(found).max(initial=0.0))
+            if not keeps or norm > KEPT * last:
+                self._kept = None
+            last, was_kept = norm, self._kept is not None
             promised, length = self._step(working, slopes, found)
+            if length == 0 and was_kept:
+                self._kept = None
+                promised, length = self._step(working, slopes, found)
             moved = moved or length > 0
-            self._tell(working, before, float(np.abs(found).max(initial=0.0)), length, bound, n_rows)
+            self._tell(working, before, norm, length, bound, n_rows)
             if length == 0 or promised <= 4 * np.finfo(float).eps * F:
                 break
         return promised, moved
@@ -184,7 +202,9 @@ class _Run:
     def _step(self, working: Working, slopes: Array, found: Array) -> tuple[float, float]:
         """A step to the minimum of the quadratic model; what it promised, and how much of it was made."""
         u, n = working.u, working.n
-        model = _Model.of(working, slopes, self.damping)
+        if self._kept is None:
+            self._kept = Hessian.of(working)
+        model = _Model.of(working, self._kept, slopes, self.damping)
         residual = MODEL * float(np.abs(found).max(initial=0.0))
         aim = model.minimum(u, max(residual, 4e-16 * float(np.abs(slopes).max(initial=0.0))))
         change = float(slopes @ (aim - u) + (np.abs(aim[:n]) - np.abs(u[:n])) @ working.threshold)
@@ -261,6 +281,24 @@ def _worst(objective: Composite, look: Look, size: int) -> tuple[Tensor, float]:
     return key.topk(size).indices.sort().values, float(violation.amax())
 
 
+class Hessian(NamedTuple):
+    """That of a working set, by parts."""
+
+    matrix: Array | None  # (n + free, n + free); None where it is only multiplied with
+    sides: Array  # (n, free)
+    corner: Array  # (free, free)
+
+    @classmethod
+    def of(cls, working: Working) -> Hessian:
+        """The Hessian where the working set is."""
+        matrix, n, size = working.matrix(), working.n, len(working.u)
+        if matrix is not None:
+            return cls(matrix, matrix[:n, n:], matrix[n:, n:])
+        units = np.eye(size - n, size, n)
+        columns = np.array([working.product(unit) for unit in units]).reshape(size - n, size).T
+        return cls(None, columns[:n], columns[n:])
+
+
 class _Model:
     """The quadratic model of F on a working set, without the parameters that are free.
 
@@ -272,16 +310,10 @@ class _Model:
         self._q, self._back, self._free, self._damping = q, back, free, damping
 
     @classmethod
-    def of(cls, working: Working, slopes: Array, damping: float) -> _Model:
+    def of(cls, working: Working, hessian: Hessian, slopes: Array, damping: float) -> _Model:
         n, u = working.n, working.u
-        n_free = len(u) - n
-        matrix = working.matrix()
-        if matrix is not None:
-            sides, corner = matrix[:n, n:], matrix[n:, n:]
-        else:
-            units = np.eye(len(u))[n:]
-            columns = np.array([working.product(unit) for unit in units]).reshape(n_free, -1).T
-            sides, corner = columns[:n], columns[n:]
+        matrix, sides, corner = hessian
+        n_free = len(corner)
         if n_free > 1:  # a shift of all outputs changes nothing
             corner = corner + np.trace(corner) / n_free**2
         inverse = scipy.linalg.pinvh(corner) if n_free else corner
