@@ -18,19 +18,21 @@ from torch_logreg._solvers.quadratic import Array, Quadratic, minimise, nearest
 # multiplications. And how many times those that are not 0.
 SET_SIZES, SET_WORK, SET_GROWTH = (20, 100), 2**24, 2
 # Multiplications for a Hessian from which it is kept while steps leave at most this part of the residual.
-KEPT_WORK, KEPT = 2**24, 0.3
+KEPT_WORK, KEPT = 2**24, 0.15
 # Of the largest violation on all columns, what is left on a working set before all are looked at again; and
 # of the residual of F, what is left of that of its quadratic model.
 INNER, MODEL = 0.03, 0.005
-# Of the decrease that a step promises: what it has to bring, and above what part of it damping is eased.
-ARMIJO, TRUSTED = 1e-4, 0.9
+ARMIJO = 1e-4  # of the decrease that a step promises, what it has to bring
 FIRST_DAMPING, DAMPING_GROWTH, LEAST_DAMPING = 1e-3, 8.0, 1e-6  # in scaled coordinates
-HALVINGS = 30
+# Of the mean curvature, added to a Hessian: where columns are collinear, or all classes of one have coefficients,
+# it is singular, and what rounding makes of a curvature of 0 may be negative.
+RIDGE = 1e-11
+HALVINGS, ATTEMPTS = 30, 8  # of a step, and dampings tried until one leads down
 # Continuation: each penalty is so many times weaker than the one before, from so far above the wanted one.
 WEAKER, FAR = 8.0, 64.0
 ROUGH = 1e-2  # the tolerance of all but the last
 EXACT = 1e-9  # of a threshold, by which slopes may exceed it where not a step is made
-LOOKS = 100  # at all columns, on the way to one solution
+STALLED = 3  # working sets in a row on which no step leads down
 NOISE = 64.0  # times eps, by which F may rise by rounding
 
 
@@ -65,18 +67,18 @@ class ProximalNewton(Solver[Composite]):
     def minimize(self, objective: Composite, w: Tensor, callback: Callback) -> Solution:
         run = _Run(objective, self.max_iter, self.tol, callback)
         look = objective.look(w)
-        if self.tol is not None and _worst(objective, look, 1)[1] <= EXACT and run.is_solved(look, np.inf):
+        if _worst_ratio(objective, look) <= EXACT and run.is_solved(look, np.inf):
             return run.solution(look, "converged")
         if not bool(w.any()):
             look = self._start(objective, look, run)
-        reason, look = run.solve(objective, look, self.tol)
+        reason, look = run.solve(objective, look)
         return run.solution(look, reason)
 
     def _start(self, objective: Composite, look: Look, run: _Run) -> Look:
         """Where samples of the rows and stronger penalties lead from no coefficients."""
         w = look.w
         for sample in objective.samples():
-            reason, found = run.solve(sample, sample.look(w), ROUGH, sample.rows.n_rows)
+            _, found = run.solve(sample, sample.look(w), sample.rows.n_rows)
             if run.ended:
                 break
             w = found.w
@@ -86,13 +88,13 @@ class ProximalNewton(Solver[Composite]):
         return look if w is look.w else objective.look(w)
 
     def _from_stronger(self, objective: Composite, look: Look, run: _Run) -> Tensor:
-        factor = _largest_ratio(objective, look) / WEAKER
-        w = look.w
-        if factor <= FAR / WEAKER:
+        ratios, _ = _ratios(objective, look)
+        w, factor = look.w, float(ratios.amax()) / WEAKER
+        if factor <= FAR / WEAKER or len(ratios) <= SET_SIZES[1]:
             return w
         while factor > 1 and not run.ended:
             stronger = objective.times(factor)
-            w = run.solve(stronger, stronger.look(w), ROUGH)[1].w
+            w = run.solve(stronger, stronger.look(w))[1].w
             factor /= WEAKER
         return w
 
@@ -103,10 +105,6 @@ def _ratios(objective: Composite, look: Look) -> tuple[Tensor, Tensor]:
     nonzero = ((look.w != 0) & (threshold > 0))[0]
     ratios = torch.where(threshold > 0, look.slopes.abs() / threshold, 0.0)[0]
     return ratios, nonzero
-
-
-def _largest_ratio(objective: Composite, look: Look) -> float:
-    return float(_ratios(objective, look)[0].amax())
 
 
 @dataclass
@@ -127,89 +125,103 @@ class _Run:
         if self.tol is None:
             return False
         F = abs(look.value)
-        least = max(self.tol**2, 4 * self.objective.eps) * F
-        return look.gap <= 2 * self.tol * F and min(promised, max(look.gap, 0.0)) <= least
+        return look.gap <= 2 * self.tol * F and min(promised, max(look.gap, 0.0)) <= self._least * F
 
     def solution(self, look: Look, reason: str) -> Solution:
         slopes = float(_residual(self.objective, look))
         n_iter = np.full(1, self.n_iter, dtype=np.int32)
         return Solution(look.w, np.full(1, look.value), np.full(1, slopes), n_iter, [reason], np.full(1, look.gap))
 
-    def solve(self, objective: Composite, look: Look, tol: float | None, n_rows: int = 0) -> tuple[str, Look]:
-        """Minimise from a look as far as `tol`; why it ended, and the last look."""
-        self.damping = 0.0
-        is_last = objective is self.objective
-        n, (least, most) = objective.rows.n_rows, SET_SIZES
-        smallest = int(min(max((SET_WORK / n) ** 0.5, least), most))
-        working: Working | None = None
-        size, promised, bound = smallest, np.inf, look.bound
-        if not is_last and (tol is None or look.gap <= 2 * tol * abs(look.value)):
-            return "converged", look
+    def solve(self, objective: Composite, look: Look, n_rows: int = 0) -> tuple[str, Look]:
+        """Minimise from a look; why it ended, and the last look.
+
+        On a sample of `n_rows` rows, or with a penalty that is not the wanted one, only roughly.
+        """
+        self.damping, is_last = 0.0, objective is self.objective
+        smallest = int(min(max((SET_WORK / objective.rows.n_rows) ** 0.5, SET_SIZES[0]), SET_SIZES[1]))
+        size, stalled, bound, working = smallest, 0, look.bound, _Set(objective)
         if not self.max_iter:
             self.ended = "max_iter"
-        previous = np.inf
-        for _ in range(LOOKS):
-            if self.ended:
-                return self.ended, look
-            index, worst = _worst(objective, look, size)
-            if working is not None and torch.equal(index, before):
-                working.at(look)
-            else:
-                working, before, self._kept = objective.on(index, look), index, None
-            promised, moved = self._on(working, tol, INNER * worst, bound, n_rows, is_last)
-            look = working.look()
+        while not self.ended:
+            F, n_nonzero = abs(look.value), _n_nonzero(objective, look)
+            # Of a sample no more is worth finding than what sampling alone leaves.
+            rough = 0.0 if is_last else max(n_nonzero / (2 * n_rows) if n_rows else 0.0, ROUGH**2 * F)
+            if rough and look.gap <= ROUGH * F:
+                break
+            enough = working.choose(look, size)
+            if working.is_new:
+                self._kept = None
+            first, last = self._on(working.set, _Aim(enough, rough, bound, n_rows))
+            look = working.set.look()
             bound = max(bound, look.bound)
-            if is_last and self.is_solved(look, promised):
+            if is_last and self.is_solved(look, last):
                 return "converged", look
-            if not is_last and look.gap <= 2 * ROUGH * abs(look.value):
-                return "converged", look
-            if not moved and not self.ended and look.gap >= previous and size >= 2 * len(index):
+            if rough and first <= rough:
+                break
+            stalled = stalled + 1 if first <= 4 * self.objective.eps * F else 0
+            if stalled == STALLED and self.tol is not None:
                 return "precision", look
-            size = max(smallest, SET_GROWTH * _n_nonzero(objective, look), size if moved else 2 * size)
-            previous = look.gap
-        return "precision", look
+            size = max(smallest, SET_GROWTH * _n_nonzero(objective, look), size * (2 if stalled else 1))
+        return self.ended or "converged", look
 
-    def _on(
-        self, working: Working, tol: float | None, enough: float, bound: float, n_rows: int, is_last: bool
-    ) -> tuple[float, bool]:
-        """Steps on a working set; what the last of them promised, and whether any led down."""
-        promised, moved, last = np.inf, False, np.inf
+    def _on(self, working: Working, aim: _Aim) -> tuple[float, float]:
+        """Steps on a working set, one at least; what the first and the last of them promised."""
+        first, promised, before = np.inf, np.inf, np.inf
         keeps = self.objective.rows.n_rows * len(working.u) ** 2 >= KEPT_WORK
         while not self.ended:
             slopes = working.slopes()
             found = nearest(slopes[: working.n], working.u[: working.n], working.threshold)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = np.where(found != 0, np.abs(found) / working.threshold, 0.0).max(initial=0.0)
-            F = abs(working.value)
-            least = 0.0 if tol is None else max(tol**2, 4 * self.objective.eps) * F
-            near = ratio <= max(enough, 0.1 * tol if tol else 0.0)
-            if near and promised < np.inf and (not is_last or promised <= least):
+            norm = float(np.abs(found).max(initial=0.0))
+            if promised < np.inf and self._is_enough(working, found, promised, aim):
                 break
-            before, norm = working.value, float(np.abs(found).max(initial=0.0))
-            if not keeps or norm > KEPT * last:
+            if not keeps or norm > KEPT * before:
                 self._kept = None
-            last, was_kept = norm, self._kept is not None
+            value, before = working.value, norm
             promised, length = self._step(working, slopes, found)
-            if length == 0 and was_kept:
-                self._kept = None
-                promised, length = self._step(working, slopes, found)
-            moved = moved or length > 0
-            self._tell(working, before, norm, length, bound, n_rows)
-            if length == 0 or promised <= 4 * np.finfo(float).eps * F:
+            first = min(first, promised) if first == np.inf else first
+            self._tell(working, value, norm, length, aim)
+            if not length:
                 break
-        return promised, moved
+        return first, promised
+
+    def _is_enough(self, working: Working, found: Array, promised: float, aim: _Aim) -> bool:
+        """Whether it is time to look at all parameters, after a step that promised so much."""
+        F = abs(working.value)
+        if promised <= max(aim.rough, self._least * F):
+            return True
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = np.where(found != 0, np.abs(found) / working.threshold, 0.0)
+        return float(ratios.max(initial=0.0)) <= aim.enough
+
+    @property
+    def _least(self) -> float:
+        """The part of F that a last step promises at most."""
+        return max(0.0 if self.tol is None else self.tol**2, 4 * self.objective.eps)
 
     def _step(self, working: Working, slopes: Array, found: Array) -> tuple[float, float]:
         """A step to the minimum of the quadratic model; what it promised, and how much of it was made."""
+        promised, was_kept = 0.0, self._kept is not None
+        for _ in range(ATTEMPTS):
+            if self._kept is None:
+                self._kept = Hessian.of(working)
+            promised, length = self._try(working, self._kept, slopes, found)
+            if length or promised <= self.objective.eps * abs(working.value):
+                return promised, length
+            if was_kept:
+                self._kept, was_kept = None, False
+            else:
+                self.damping = max(FIRST_DAMPING, DAMPING_GROWTH * self.damping)
+        return promised, 0.0
+
+    def _try(self, working: Working, hessian: Hessian, slopes: Array, found: Array) -> tuple[float, float]:
+        """A step with the damping as it is."""
         u, n = working.u, working.n
-        if self._kept is None:
-            self._kept = Hessian.of(working)
-        model = _Model.of(working, self._kept, slopes, self.damping)
+        model = _Model.of(working, hessian, slopes, self.damping)
         residual = MODEL * float(np.abs(found).max(initial=0.0))
         aim = model.minimum(u, max(residual, 4e-16 * float(np.abs(slopes).max(initial=0.0))))
         change = float(slopes @ (aim - u) + (np.abs(aim[:n]) - np.abs(u[:n])) @ working.threshold)
         if not change < 0:
-            return 0.0, 0.0
+            return max(change, 0.0), 0.0
         working.aim(aim)
         length, noise = 1.0, NOISE * self.objective.eps * abs(working.value)
         for _ in range(HALVINGS):
@@ -219,11 +231,11 @@ class _Run:
             length /= 2
         else:
             return -change / 2, 0.0
-        self._adapt(length, working.value - value, -change)
+        self._adapt(length)
         working.go(length)
         return -change / 2, length
 
-    def _adapt(self, length: float, decrease: float, promised: float) -> None:
+    def _adapt(self, length: float) -> None:
         """More damping where the model is not to be trusted, less where it is: Levenberg's rule."""
         if length < 0.5:
             self.damping = max(FIRST_DAMPING, DAMPING_GROWTH * self.damping)
@@ -232,9 +244,7 @@ class _Run:
             if self.damping < LEAST_DAMPING:
                 self.damping = 0.0
 
-    def _tell(
-        self, working: Working, before: float, norm: float, length: float, bound: float, n_rows: int
-    ) -> None:
+    def _tell(self, working: Working, before: float, norm: float, length: float, aim: _Aim) -> None:
         w, number = working.parameters(), self.n_iter
         self.n_iter += 1
         iteration = Iteration(
@@ -245,8 +255,8 @@ class _Run:
             self.objective.rows.rows_read,
             w,
             np.zeros(1, dtype=bool),
-            n_rows,
-            np.full(1, np.nan if n_rows else before - bound),
+            aim.n_rows,
+            np.full(1, np.nan if aim.n_rows else before - aim.bound),
             np.full(1, np.count_nonzero(working.u[: working.n])),
         )
         if self.callback(iteration):
@@ -266,19 +276,57 @@ def _residual(objective: Composite, look: Look) -> Tensor:
     return torch.where(w != 0, (slopes + threshold * w.sign()).abs(), shrunk).amax()
 
 
-def _worst(objective: Composite, look: Look, size: int) -> tuple[Tensor, float]:
-    """A working set of about `size` parameters, and the largest violation in parts of a threshold."""
+def _worst_ratio(objective: Composite, look: Look) -> float:
+    """The largest violation of a penalised parameter, in parts of its threshold."""
     ratios, nonzero = _ratios(objective, look)
-    signs = look.w[0].sign()
-    threshold = objective.threshold[0]
-    violation = torch.where(
-        nonzero, ((look.slopes[0] + threshold * signs) / threshold).abs(), (ratios - 1).clamp(min=0)
-    )
-    violation = torch.where(threshold > 0, violation, 0.0)
-    n_penalised = int((threshold > 0).sum())
-    key = torch.where(nonzero, torch.inf, torch.where(threshold > 0, ratios, -1.0))
-    size = min(n_penalised, max(size, SET_GROWTH * int(nonzero.sum())))
-    return key.topk(size).indices.sort().values, float(violation.amax())
+    threshold = objective.threshold
+    slack = torch.where(threshold > 0, (look.slopes / threshold + look.w.sign()).abs(), 0.0)[0]
+    return float(torch.where(nonzero, slack, (ratios - 1).clamp(min=0)).amax())
+
+
+class _Aim(NamedTuple):
+    """How far to go on a working set, and what is known meanwhile."""
+
+    enough: float  # violations in parts of a threshold
+    rough: float  # what a step promises where no more is worth finding; 0 for all there is
+    bound: float  # F over all rows is nowhere below it
+    n_rows: int  # of the sample; 0 for all rows
+
+
+class _Set:
+    """The working set, which stays as it is while all that violate are in it."""
+
+    set: Working
+
+    def __init__(self, objective: Composite) -> None:
+        self._objective, self.is_new = objective, False
+        self._has_part = objective.threshold[0] > 0
+        self._index: Tensor | None = None
+
+    def choose(self, look: Look, size: int) -> float:
+        """Set about `size` parameters to work on; returns which violations are small enough for a next look.
+
+        Nothing but a solution is enough where no parameter that is left out violates.
+        """
+        ratios, nonzero = _ratios(self._objective, look)
+        wanted = nonzero | (ratios > 1)
+        n_penalised = int(self._has_part.sum())
+        if self._index is not None and not self.is_left_out(wanted):
+            self.set.at(look)
+            self.is_new = False
+            return 0.0
+        key = torch.where(nonzero, torch.inf, torch.where(self._has_part, ratios, -1.0))
+        size = min(n_penalised, max(size, SET_GROWTH * int(nonzero.sum())))
+        self._index = key.topk(size).indices.sort().values
+        self.set, self.is_new = self._objective.on(self._index, look), True
+        return 0.0 if size == n_penalised else INNER * _worst_ratio(self._objective, look)
+
+    def is_left_out(self, wanted: Tensor) -> bool:
+        """Whether some of these parameters are not in the set."""
+        assert self._index is not None
+        left = wanted.clone()
+        left[self._index] = False
+        return bool(left.any())
 
 
 class Hessian(NamedTuple):
@@ -322,7 +370,7 @@ class _Model:
         reduced = slopes[:n] - sides @ free
         if matrix is not None:
             reduced_matrix = matrix[:n, :n] - sides @ back
-            reduced_matrix.flat[:: n + 1] += damping
+            reduced_matrix.flat[:: n + 1] += damping + RIDGE * reduced_matrix.diagonal().mean()
             diagonal = reduced_matrix.diagonal()
 
             def product(v: Array) -> Array:

@@ -15,7 +15,7 @@ import scipy.linalg
 
 Array: TypeAlias = np.ndarray
 
-RIDGE = 1e-13  # of the mean curvature: collinear columns leave a matrix singular
+RIDGE = 1e-12  # of the mean curvature, where a factorisation fails
 ROUNDS = 200  # of predicted signs
 BLOCK = 25  # accelerated proximal steps where predicted signs lead nowhere
 RESOLVES = 3  # times that signs which came out wrong are dropped at once
@@ -81,6 +81,8 @@ def _to_predicted_signs(
     slopes = Hu + q.linear
     for attempt in range(RESOLVES + 1):
         active = signs != 0
+        if not active.any():
+            return None
         direction = np.zeros_like(u)
         direction[active] = solve(q, active, -(slopes + q.threshold * signs))
         # One that leaves 0 against its sign would only raise the L1 term.
@@ -135,17 +137,16 @@ def _at(u: Array, direction: Array, length: float) -> Array:
 
 def _by_cholesky(q: Quadratic, active: Array, target: Array) -> Array:
     assert q.matrix is not None
-    some = q.matrix[np.ix_(active, active)]
+    index = active.nonzero()[0]
+    some, wanted = q.matrix[index[:, None], index], target[index]
     ridge = RIDGE * max(float(q.diagonal.mean()), np.finfo(float).tiny)
     for _ in range(8):
-        trial = some.copy() if ridge else some
-        trial.flat[:: len(trial) + 1] += ridge
-        try:
-            factor = scipy.linalg.cho_factor(trial, lower=True, overwrite_a=True, check_finite=False)
-        except scipy.linalg.LinAlgError:
-            ridge *= 100
-            continue
-        return scipy.linalg.cho_solve(factor, target[active], check_finite=False)
+        # Straight to LAPACK: what is around it in scipy takes longer than to solve a system of a few numbers.
+        _, found, failed = scipy.linalg.lapack.dposv(some, wanted, lower=1)
+        if not failed:
+            return found
+        some.flat[:: len(some) + 1] += ridge
+        ridge *= 100
     return target[active] / np.maximum(q.diagonal[active], ridge)
 
 
