@@ -439,10 +439,10 @@ def duality_gap(
     sample_weight: Array | None = None,
     fit_intercept: bool = True,
 ) -> Gap:
-    """Return ``C * sum_i s_i loss_i + (1 - l1_ratio) / 2 |coef|² + l1_ratio |coef|_1``, and a bound of its excess.
+    """Return ``C * sum_i s_i loss_i + (1 - l1_ratio) / 2 |coef|² + l1_ratio |coef|_1``, and bound its excess.
 
-    The dual problem of it maximises ``C * sum_i s_i entropy(q_i) - h*(v)``, with ``v = C * X.T (Y - q)`` and h*
-    the conjugate of the penalty, over class probabilities q_i whose residuals sum to 0 where there is an
+    The dual problem maximises ``C * sum_i s_i entropy(q_i) - h*(v)``, with ``v = C * X.T (Y - q)`` and h* the
+    conjugate of the penalty, over class probabilities q_i whose residuals sum to 0 where there is an
     intercept. Its point here are the residuals at the best intercept for the coefficients, or as large a part
     of them as keeps every ``|v|`` within l1_ratio, whichever is better. X may be sparse.
     """
@@ -504,5 +504,5 @@ def _best_intercept(scores: Array, codes: Array, s: Array, start: Array) -> Arra
 
 
 def shift_to_medians(coef: Array) -> Array:
-    """Coefficients (K, d) of softmax with the lower median of each column at 0, which changes no prediction."""
+    """Coefficients (K, d) of softmax with the lower median of each column at 0: the same predictions."""
     return coef - np.sort(coef, axis=0)[(len(coef) - 1) // 2]

@@ -11,8 +11,8 @@ Init = TypeVar("Init", bound=Callable[..., None])
 Advice: TypeAlias = Mapping[str, Callable[[Any], str]]  # of each argument: what to write, given its value
 
 NO_L1 = (
-    "the L1 penalty does not exist here; leave it out for the L2 penalty, or choose C and l1_ratio of a "
-    "TorchLogisticClassifier by GridSearchCV"
+    "the L1 penalty does not exist here; leave it out for the L2 penalty, or use "
+    "sklearn.linear_model.LogisticRegression with solver='saga'"
 )
 
 
@@ -26,9 +26,19 @@ def _l1_ratio(ratio: Any) -> str:
     return "leave it out, the penalty is L2" if _is_zero(ratio) else NO_L1
 
 
-def _l1_ratios(ratios: Any) -> str:
+def _are_zero(ratios: Any) -> bool:
     several = isinstance(ratios, Iterable) and not isinstance(ratios, str)
-    return _l1_ratio(0 if several and all(map(_is_zero, ratios)) else ratios)
+    return all(map(_is_zero, ratios)) if several else _is_zero(ratios)
+
+
+def _l1_ratios(ratios: Any) -> str:
+    return _l1_ratio(0 if _are_zero(ratios) else ratios)
+
+
+def _one_l1_ratio(ratios: Any) -> str:
+    if _are_zero(ratios):
+        return "leave it out, the penalty is L2"
+    return "write l1_ratio=... instead, one number; GridSearchCV chooses among several"
 
 
 def _penalty(without: str, l1: str, both: str) -> Callable[[Any], str]:
@@ -78,13 +88,13 @@ def _legacy(use_legacy_attributes: Any) -> str:
 _OF_BOTH: Advice = {
     "dual": _dual,
     "intercept_scaling": _intercept_scaling,
-    "l1_ratios": _l1_ratios,
     "multi_class": _multi_class,
     "n_jobs": _n_jobs,
     "use_legacy_attributes": _legacy,
 }
 ADVICE: Advice = {
     **_OF_BOTH,
+    "l1_ratios": _one_l1_ratio,
     "penalty": _penalty(
         "C=np.inf",
         "write l1_ratio=1 instead, which is the L1 penalty",
@@ -95,6 +105,7 @@ ADVICE: Advice = {
 ADVICE_CV: Advice = {
     **_OF_BOTH,
     "l1_ratio": _l1_ratio,
+    "l1_ratios": _l1_ratios,
     "penalty": _penalty("Cs=[np.inf]", NO_L1, NO_L1),
     "C": lambda C: f"write Cs=[{C!r}] instead, the values to choose from",
     "warm_start": lambda warm_start: "leave it out, each fold starts from the solution on all rows",

@@ -1,7 +1,7 @@
 """The contract of objectives with an L1 term: what a proximal Newton method asks of them.
 
-F is a smooth function plus ``sum(threshold * |w|)``. Of one problem; parameters and slopes are (1, n_parameters)
-as everywhere, so that an axis of P problems has its place.
+F is a smooth function plus ``sum(threshold * |w|)``. Of one problem; parameters and slopes are
+(1, n_parameters) as everywhere, so that an axis of P problems has its place.
 """
 
 from __future__ import annotations
@@ -87,6 +87,8 @@ class Working(ABC):
 
 class Composite(Objective):
     """An objective with an L1 term."""
+
+    eps: float  # the rounding of a sum over the rows, relative to it
 
     @property
     @abstractmethod

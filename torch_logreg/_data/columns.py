@@ -1,4 +1,4 @@
-"""Some columns of the rows, gathered, centred and scaled: what a working set of coefficients is computed with."""
+"""Some columns of the rows, gathered, centred and scaled: what a working set is computed with."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class ColumnSet(ABC):
         """``r @ columns**2``: (Q, n_rows) -> (Q, m + ones)."""
 
     @abstractmethod
-    def matrix(self, diagonal: Tensor, factors: Tensor | None, column: Tensor, output: Tensor) -> Tensor | None:
+    def matrix(
+        self, diagonal: Tensor, factors: Tensor | None, column: Tensor, output: Tensor
+    ) -> Tensor | None:
         """Inner products of pairs of a column and an output; None where products are the better way.
 
         Rows weigh them by matrices of their outputs, with `diagonal` (K, n) and off it ``-b_k b_l`` with b
@@ -77,7 +79,8 @@ class DenseColumns(ColumnSet):
     Parameters
     ----------
     parts : list of Tensor
-        The columns (n, m) of runs of rows, as they are. Where all are few numbers they are overwritten with what
+        The columns (n, m) of runs of rows, as they are. Where all are few numbers they are overwritten with
+        what
         they become; else that is made anew at each use.
     shares : Tensor of shape (n,)
         Parts of the weight of all rows.
@@ -114,7 +117,7 @@ class DenseColumns(ColumnSet):
         if self._held is not None:
             return self._runs(self._held)
         dtype, center = self.center.dtype, self.center
-        return self._runs(X.to(dtype).sub_(center).mul_(self._inverse) for X in self._raw)
+        return self._runs(torch.sub(X.to(dtype), center).mul_(self._inverse) for X in self._raw)
 
     def predict(self, v: Tensor) -> Tensor:
         m = len(self.center)
@@ -185,7 +188,9 @@ class SparseColumns(ColumnSet):
     @functools.cached_property
     def _squared(self) -> Sparse:
         X = self._scipy
-        return sparse_pair(scipy.sparse.csr_array((X.data**2, X.indices, X.indptr), shape=X.shape), self._X.csr.values.device)
+        return sparse_pair(
+            scipy.sparse.csr_array((X.data**2, X.indices, X.indptr), shape=X.shape), self._X.csr.values.device
+        )
 
     def _squares_of(self, r: Tensor) -> Tensor:
         return products.rmatmul(self._squared, r)
@@ -208,7 +213,9 @@ class SparseColumns(ColumnSet):
         columns = (columns + sums[:, None] * self.center.square()) * self.inverse_scale.square()
         return self._with_ones(columns.clamp_(min=0), r)
 
-    def matrix(self, diagonal: Tensor, factors: Tensor | None, column: Tensor, output: Tensor) -> Tensor | None:
+    def matrix(
+        self, diagonal: Tensor, factors: Tensor | None, column: Tensor, output: Tensor
+    ) -> Tensor | None:
         if len(diagonal) > 1 or len(column) > SQUARED or diagonal.device.type != "cpu":
             return None
         X, weights, c = self._scipy, diagonal[0].numpy(), self.center.numpy()
@@ -225,7 +232,7 @@ class SparseColumns(ColumnSet):
 
 
 def gather(rows: Rows, columns: Tensor, shares: Tensor, l2: float, has_ones: bool) -> ColumnSet:
-    """Columns of these numbers, scaled by moments of the rows, with `shares` (n,) of the weight, and for `l2`."""
+    """Columns of these numbers, scaled for `l2` by moments of rows with `shares` (n,) of the weight."""
     dense, sparse = [], []
     for block in rows.blocks():
         X: Matrix = block.X

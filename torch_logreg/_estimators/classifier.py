@@ -267,8 +267,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         weights is so large that it overflows.
 
     dual_gap_ : float
-        With `l1_ratio` above 0 alone: by how much `objective_` is above its minimum at most, by a point of the
-        dual problem. It is that of the coefficients as they are returned.
+        With `l1_ratio` above 0 alone: by how much `objective_` is above its minimum at most, by a point of
+        the dual problem. It is that of the coefficients as they are returned.
 
     loss_curve_ : ndarray of shape (n_iter,)
         The objective divided by ``C * sum(s)``, before each update. While "natural-sgd" is on a sample of
@@ -616,7 +616,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             objective = float(problem.objective.value(w)[0] if early else solution.objective[0])
         else:
             objective, of_l1 = certificate.objective, {"dual_gap_": certificate.gap * factor}
-            if reason == "converged" and certificate.gap > 2 * float(self.tol) * objective:
+            tol = self.tol
+            if reason == "converged" and tol is not None and certificate.gap > 2 * tol * objective:
                 reason = "rounding"
         history = recorder.history()
         scores = None if validation is None else np.array(validation.scores)

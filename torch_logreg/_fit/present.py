@@ -70,7 +70,7 @@ class Present:
             return 2 * C
 
     def penalty(self, penalty: ElasticNet) -> ElasticNet:
-        """The penalty of the narrow problem: of two opposite halves the sum of the sizes is that of the whole."""
+        """The penalty of the narrow problem: two opposite halves together are as large as the whole."""
         return ElasticNet(penalty.l1, penalty.l2 / 2) if self.are_two_of_more else penalty
 
     def narrow_coefficients(self, coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -144,8 +144,10 @@ class ElasticNetObjective(Composite):
         return F, below, (data + self.penalty.l2 * coef, r.sum(dim=1)), intercept, z
 
     def _dual(self, slope: Tensor, data: Tensor) -> Tensor:
-        """The better of two values of the dual problem: at the residuals, and at the part of them that the L1
-        term alone allows. The residuals of each output must sum to 0 where an intercept is fitted.
+        """The better of two values of the dual problem.
+
+        They are at the residuals, and at the part of them that the L1 term alone allows. The residuals of
+        each output must sum to 0 where an intercept is fitted.
         """
         largest = data.abs().amax()
         allowed = torch.where(largest > self.penalty.l1, self.penalty.l1 / largest, 1.0)
@@ -184,7 +186,7 @@ class ElasticNetObjective(Composite):
         return self.loss.gradient(z[None], self.target)[0] @ self.shares
 
     def gap(self, coef: Tensor, intercept: Tensor) -> tuple[float, float]:
-        """F at these coefficients and intercepts to the digit, and by how much it is above its minimum at most."""
+        """F at just these coefficients and intercepts, and by how much it is above its minimum at most."""
         z = self.predictions(coef, intercept)
         value = float(self.loss.value(z[None], self.target)[0] @ self.shares + self.penalty.value(coef))
         return value, value - self._certified(coef, intercept, z)[1]

@@ -88,7 +88,7 @@ class BinaryCrossEntropy:
         return torch.mul(target, z).sigmoid_().mul_(target)  # (P, 1, n)
 
     @staticmethod
-    def entropy(slope: Tensor, target: Tensor, part: float) -> Tensor:
+    def entropy(slope: Tensor, target: Tensor, part: Tensor | float) -> Tensor:
         """Minus the conjugate of the loss at `part`, in [0, 1], of its gradient: (P, K, n) -> (P, n)."""
         wrong = slope[:, 0].abs() * part
         return _self_information(wrong).sub_(_rest(wrong))
@@ -190,7 +190,7 @@ class SoftmaxCrossEntropy:
         return cls.value_and_gradient(z, target)[1]  # (P, K, n)
 
     @staticmethod
-    def entropy(slope: Tensor, target: Tensor, part: float) -> Tensor:
+    def entropy(slope: Tensor, target: Tensor, part: Tensor | float) -> Tensor:
         """Minus the conjugate of the loss at `part`, in [0, 1], of its gradient: (P, K, n) -> (P, n)."""
         index = target.expand(slope.shape[0], 1, -1)
         wrong = slope.gather(1, index).squeeze(1).abs_() * part

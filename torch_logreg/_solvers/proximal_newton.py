@@ -14,8 +14,8 @@ from torch_logreg._contracts.composite import Composite, Look, Working
 from torch_logreg._contracts.solver import Callback, Iteration, Solution, Solver
 from torch_logreg._solvers.quadratic import Array, Quadratic, minimise, nearest
 
-# Parameters of a working set, at least and at most where all are 0: so many that their Hessian takes `SET_WORK`
-# multiplications. And how many times those that are not 0.
+# Parameters of a working set, at least and at most where all are 0: so many that their Hessian takes
+# `SET_WORK` multiplications. And how many times those that are not 0.
 SET_SIZES, SET_WORK, SET_GROWTH = (20, 100), 2**24, 2
 # Multiplications for a Hessian from which it is kept while steps leave at most this part of the residual.
 KEPT_WORK, KEPT = 2**24, 0.15
@@ -24,8 +24,8 @@ KEPT_WORK, KEPT = 2**24, 0.15
 INNER, MODEL = 0.03, 0.005
 ARMIJO = 1e-4  # of the decrease that a step promises, what it has to bring
 FIRST_DAMPING, DAMPING_GROWTH, LEAST_DAMPING = 1e-3, 8.0, 1e-6  # in scaled coordinates
-# Of the mean curvature, added to a Hessian: where columns are collinear, or all classes of one have coefficients,
-# it is singular, and what rounding makes of a curvature of 0 may be negative.
+# Of the mean curvature, added to a Hessian: where columns are collinear, or all classes of one have
+# coefficients, it is singular, and what rounding makes of a curvature of 0 may be negative.
 RIDGE = 1e-11
 HALVINGS, ATTEMPTS = 30, 8  # of a step, and dampings tried until one leads down
 # Continuation: each penalty is so many times weaker than the one before, from so far above the wanted one.
@@ -130,7 +130,9 @@ class _Run:
     def solution(self, look: Look, reason: str) -> Solution:
         slopes = float(_residual(self.objective, look))
         n_iter = np.full(1, self.n_iter, dtype=np.int32)
-        return Solution(look.w, np.full(1, look.value), np.full(1, slopes), n_iter, [reason], np.full(1, look.gap))
+        return Solution(
+            look.w, np.full(1, look.value), np.full(1, slopes), n_iter, [reason], np.full(1, look.gap)
+        )
 
     def solve(self, objective: Composite, look: Look, n_rows: int = 0) -> tuple[str, Look]:
         """Minimise from a look; why it ended, and the last look.

@@ -48,7 +48,7 @@ def shrink(u: Array, by: Array | float) -> Array:
 
 
 def minimise(q: Quadratic, u: Array, residual: float) -> Array:
-    """The minimum from u, until no subgradient is larger than `residual`; numbers that are 0 are exactly 0."""
+    """The minimum from u, until no subgradient is above `residual`; numbers that are 0 are exactly 0."""
     Hu = q.product(u)
     solve = _by_cholesky if q.matrix is not None else _by_conjugate_gradients
     least, bound = np.inf, None
