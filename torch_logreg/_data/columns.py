@@ -80,8 +80,7 @@ class DenseColumns(ColumnSet):
     ----------
     parts : list of Tensor
         The columns (n, m) of runs of rows, as they are. Where all are few numbers they are overwritten with
-        what
-        they become; else that is made anew at each use.
+        what they become; else that is made anew at each use.
     shares : Tensor of shape (n,)
         Parts of the weight of all rows.
     l2 : float

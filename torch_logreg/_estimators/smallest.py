@@ -29,12 +29,12 @@ def smallest_C(
 ) -> float:
     r"""The largest `C` with which every coefficient of an L1 or elastic-net fit is 0.
 
-    It is where a path of `C` begins, ``l1_ratio / max |sum_i s_i x_ij (p_k - y_ik)|`` over the columns j and
-    the classes k. Here ``p_k`` is the part of the weight that class k has, or without an intercept one over the
+    It is where a path of `C` begins: ``l1_ratio / max |sum_i s_i x_ij (p_k - y_ik)|`` over columns j and
+    classes k. Here ``p_k`` is the part of the weight that class k has, or without an intercept one over the
     number of classes, and ``y_ik`` is 1 if row i is of class k, else 0.
 
     ``sklearn.svm.l1_min_c`` is another number, that of liblinear, which penalises the intercept: on the
-    breast cancer data it is 2.25 times as large.
+    breast cancer data as they are it is 2.25 times as large.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def smallest_C(
     """
     if not 0 < l1_ratio <= 1:
         raise ValueError(
-            f"l1_ratio={l1_ratio!r} must be above 0 and at most 1: an L2 penalty alone makes no coefficient 0."
+            f"l1_ratio={l1_ratio!r} must be above 0 and at most 1; an L2 penalty alone makes nothing 0."
         )
     estimator = TorchLogisticClassifier(fit_intercept=fit_intercept)
     with guarded(estimator, X), torch.inference_mode(False), torch.no_grad():
