@@ -37,7 +37,6 @@ from torch_logreg._checks.parameters import (
 )
 from torch_logreg._checks.ported import ADVICE, Advice, advising, refusal
 from torch_logreg._checks.start import Initial
-from torch_logreg._contracts.composite import Composite
 from torch_logreg._contracts.objective import Curved
 from torch_logreg._contracts.solver import FAILED, MORE_ITERATIONS, REASONS, ROUNDED, Solver
 from torch_logreg._data.inputs import holder
@@ -70,7 +69,8 @@ from torch_logreg._solvers.optimizers import NamingOptimizer
 from torch_logreg._solvers.registry import SOLVERS, WITH_L1, make_solver
 
 READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "clip_grad_norm")
-OF_MODEL = ("coef_", "intercept_", "_module", "_link", "input_dtype_", "input_shape_", "optimizer_", "dual_gap_")
+OF_MODEL = ("coef_", "intercept_", "_module", "_link", "input_dtype_", "input_shape_")
+OF_SOME = (*OF_MODEL, "optimizer_", "dual_gap_")  # attributes that not every fit has
 SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
 
 
@@ -499,7 +499,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             with undisturbed(device), defaults, self._without_autograd(device), threads_for(work):
                 fitted = self._solve(data, val, forward, initial)
             separated = self._separation(data, fitted)
-            for name in OF_MODEL:  # of a fit with or without a module, before this one
+            for name in OF_SOME:  # of the fit before
                 self.__dict__.pop(name, None)
             self.__dict__.update(fitted)
             forward.close()
@@ -689,8 +689,6 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             settings |= {"optimizer": optimizer, "lr_schedule": make, "schedule_each": each}
             settings |= {"batch_size": batch_size, "seed": seed}
         objective = problem.objective
-        if isinstance(objective, Composite):
-            return WITH_L1[self._solver_name()](**settings)
         if self._solver_name() == "natural-sgd" and isinstance(objective, Curved):
             settings |= natural_settings(objective)
         return make_solver(self._solver_name(), objective, settings)

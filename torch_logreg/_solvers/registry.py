@@ -66,6 +66,13 @@ WITH_L1: dict[str, Callable[..., Solver[Composite]]] = {"natural-sgd": ProximalN
 
 def make_solver(name: str, objective: Objective, settings: Mapping[str, Any]) -> Solver[Any]:
     """The solver `name` with these hyper-parameters; ValueError if `objective` lacks what it needs."""
+    if isinstance(objective, Composite):
+        if name not in WITH_L1:
+            raise ValueError(
+                f"solver={name!r} needs an objective without an L1 term; use "
+                "solver='natural-sgd', which then takes proximal Newton steps."
+            )
+        return WITH_L1[name](**settings)
     entry = SOLVERS[name]
     for need in entry.needs:
         if not isinstance(objective, need.kind):
