@@ -391,6 +391,61 @@ def test_solvers_of_smooth_objectives_refuse(solver):
         clf.fit(X, Y)
 
 
+# ---- stock SGD ----
+
+
+SGD = {
+    "line search": {},
+    "line search on minibatches": {"batch_size": 32},
+    "learning_rate": {"learning_rate": 1.0},
+    "schedule": {"learning_rate": 1.0, "lr_schedule": lambda o: torch.optim.lr_scheduler.StepLR(o, 300, 0.9)},
+    "module": {"module": lambda d, k: torch.nn.Linear(d, k), "learning_rate": 1.0, "batch_size": None},
+    "module by line search": {"module": lambda d, k: torch.nn.Linear(d, k), "batch_size": None},
+}
+
+
+@pytest.mark.parametrize("way", SGD)
+@pytest.mark.parametrize("y", [TWO, Y], ids=["binary", "softmax"])
+@pytest.mark.parametrize("l1_ratio", [0.5, 1.0])
+def test_stock_sgd_nears_the_optimum_with_exact_zeros(way, y, l1_ratio):
+    best = fitted(y=y, C=0.1, l1_ratio=l1_ratio)
+    settings = {"solver": "sgd", "max_iter": 600, "tol": None, "random_state": 0, **SGD[way]}
+    clf = TorchLogisticClassifier(C=0.1, l1_ratio=l1_ratio, **settings).fit(X, y)
+    excess = clf.objective_ / best.objective_ - 1
+    assert -1e-9 <= excess <= (2e-2 if "minibatches" in way else 1e-4)
+    weights = clf.module_.weight.detach().numpy() if "module" in way else clf.coef_
+    if "minibatches" not in way:
+        assert_array_equal(weights == 0, best.coef_ == 0)
+    assert (weights == 0).any() and not hasattr(clf, "dual_gap_")
+    z = clf.decision_function(X)
+    found = oracle.objective(
+        weights, clf.module_.bias.detach().numpy(), X, y, 0.1 / (1 - l1_ratio) if l1_ratio < 1 else np.inf
+    )
+    scale = 1 - l1_ratio if l1_ratio < 1 else 0.1
+    assert clf.objective_ == pytest.approx(scale * found + l1_ratio * np.abs(weights).sum(), rel=1e-5)
+    assert np.isfinite(z).all()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"optimizer": torch.optim.Adam}, {"momentum": 0.9, "learning_rate": 0.1}]
+)
+def test_optimizers_that_make_no_proximal_steps_refuse(settings):
+    name = next(iter(settings))
+    with pytest.raises(ValueError, match=f"{name}=.* cannot fit l1_ratio=0.5: .*leave {name} at its default"):
+        TorchLogisticClassifier(l1_ratio=0.5, **settings).fit(X, Y)
+
+
+def test_biases_of_a_module_are_not_shrunk():
+    clf = TorchLogisticClassifier(
+        module=torch.nn.Linear(13, 3), l1_ratio=1, C=1e-5, learning_rate=0.5, batch_size=None, random_state=0
+    ).fit(X, Y)
+    weight, bias = (p.detach().numpy() for p in clf.module_.parameters())
+    assert not weight.any() and bias.all()
+
+
+# ---- what is refused ----
+
+
 @pytest.mark.parametrize("l1_ratio", [-0.1, 1.1, None, "0.5", np.nan])
 def test_a_ratio_out_of_its_range_raises(l1_ratio):
     with pytest.raises(ValueError, match="l1_ratio"):

@@ -95,7 +95,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
     l1_ratio : float, default=0.0
         The part of the L1 penalty, in [0, 1]. 0 is the L2 penalty. Above 0 coefficients become exactly 0, the
         more the smaller `C` is (of `smallest_C` and below all): "auto" or "natural-sgd" then take proximal
-        Newton steps, and `dual_gap_` proves how good the result is. Not with other solvers.
+        Newton steps, and `dual_gap_` proves how good the result is. "sgd" takes proximal steps, without
+        momentum or an `optimizer`, also on the penalised weights of a `module`. Not with other solvers.
 
     fit_intercept : bool, default=True
         Whether to fit an intercept. Without one the columns are not centred either.
@@ -267,8 +268,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         weights is so large that it overflows.
 
     dual_gap_ : float
-        With `l1_ratio` above 0 alone: by how much `objective_` is above its minimum at most, by a point of
-        the dual problem. It is that of the coefficients as they are returned.
+        With `l1_ratio` above 0, and not of "sgd": by how much `objective_` is above its minimum at most, by a
+        point of the dual problem. It is that of the coefficients as they are returned.
 
     loss_curve_ : ndarray of shape (n_iter,)
         The objective divided by ``C * sum(s)``, before each update. While "natural-sgd" is on a sample of
@@ -539,7 +540,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         check_parameters(self, DEFAULTS)
         check_all_are_read(self, self._solver_name())
         if self._has_l1():
-            check_can_fit_l1(self, self._solver_name(), WITH_L1)
+            check_can_fit_l1(self, self._solver_name(), (*WITH_L1, "sgd"))
 
     def _solver_name(self) -> str:
         if self.solver != "auto":
@@ -613,7 +614,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             reason = problem.doubt(final) or reason
         of_l1: dict[str, Any] = {}
         if certificate is None:
-            objective = float(problem.objective.value(w)[0] if early else solution.objective[0])
+            objective = problem.value(w) if early else float(solution.objective[0])
         else:
             objective, of_l1 = certificate.objective, {"dual_gap_": certificate.gap * factor}
             tol = self.tol
@@ -698,7 +699,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         earlier = self.warm_start and "classes_" in vars(self)
         if self._is_module():
             trained = self.module_ if earlier else None
-            return module_problem(data, device, C, self.module, self.criterion, seed, trained, self.precision)
+            ratio = float(self.l1_ratio) if self._has_l1() else 0.0
+            arguments = (self.module, self.criterion, seed, trained, self.precision, ratio)
+            return module_problem(data, device, C, *arguments)
         warm = None
         if earlier and "coef_" in vars(self):
             coef = self._dense_coef()
@@ -712,7 +715,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         draws = partial(sampling_seed_of, self.random_state)
         if self._has_l1():
             ratio = float(self.l1_ratio)
-            return elastic_net_problem(data, device, C, ratio, intercept, start, draws, check)
+            return elastic_net_problem(data, device, C, ratio, intercept, start, method, draws, check)
         return linear_problem(data, device, C, intercept, start, method, draws, check)
 
     def _separation(self, data: TrainingData, fitted: dict[str, Any]) -> Separation | None:

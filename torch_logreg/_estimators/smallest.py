@@ -93,8 +93,10 @@ def smallest_C(
             return float(np.inf)
         device, check = resolve_device(None, data.X), partial(check_finite, estimator, data.X)
         with undisturbed(device), threads_for(work_of(data)):
-            problem = elastic_net_problem(data, device, 1.0, 1.0, bool(fit_intercept), None, int, check)
-            objective = problem.objective
+            problem = elastic_net_problem(
+                data, device, 1.0, 1.0, bool(fit_intercept), None, "growing", int, check
+            )
+            objective: Any = problem.objective
             look = objective.look(objective.zeros())
             steepest = float(objective.split(look.slopes)[0].abs().amax()) * problem.weight_sum
     return float(l1_ratio) / steepest if steepest else float(np.inf)

@@ -90,6 +90,11 @@ class Problem(ABC):
         """The solution to keep among equals."""
         return w
 
+    def value(self, w: Tensor) -> float:
+        """F at the parameters `w`."""
+        value, left_out = float(self.objective.value(w)[0]), self.objective.left_out
+        return value if left_out is None else value + float((w.abs() * left_out).sum())
+
     def certificate(self, solution: Solution, w: Tensor) -> Certificate | None:
         """What a `final` solution is worth; None where nobody can tell."""
         return None
