@@ -243,6 +243,7 @@ class WorkingSet(Working):
         self._moved: Tensor = look.z
         self.at(look)
         self._aim = self.u
+        self._tried: tuple[float, Tensor, np.ndarray, float] = 0.0, self._z, self.u, self.value
 
     def at(self, look: Look) -> None:
         coef, intercept = self._objective.split(look.w)
@@ -304,7 +305,7 @@ class WorkingSet(Working):
         return self._to_host(self._columns.squares(diagonal)) + self._decay
 
     def aim(self, u: np.ndarray) -> None:
-        self._aim = u
+        self._aim, self._tried = u, (0.0, self._z, self.u, self.value)
         self._moved = self._columns.predict(self._to_device(u - self.u))
 
     def _at(self, length: float) -> tuple[Tensor, np.ndarray]:
@@ -312,11 +313,16 @@ class WorkingSet(Working):
         return torch.add(self._z, self._moved, alpha=length), u
 
     def value_along(self, length: float) -> float:
-        return self._value(*self._at(length))
+        z, u = self._at(length)
+        value = self._value(z, u)
+        self._tried = length, z, u, value
+        return value
 
     def go(self, length: float) -> None:
-        self._z, self.u = self._at(length)
-        self._operator, self.value = None, self._value(self._z, self.u)
+        if self._tried[0] != length:
+            self.value_along(length)
+        _, self._z, self.u, self.value = self._tried
+        self._operator = None
 
     def _raw(self) -> tuple[Tensor, Tensor]:
         """Coefficients (K, d) and intercepts (K,)."""

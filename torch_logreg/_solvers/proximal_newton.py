@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -366,13 +365,14 @@ class _Model:
         n_free = len(corner)
         if n_free > 1:  # a shift of all outputs changes nothing
             corner = corner + np.trace(corner) / n_free**2
-        inverse = scipy.linalg.pinvh(corner) if n_free else corner
+        least = np.finfo(float).eps * np.trace(corner) + np.finfo(float).tiny
+        inverse = np.linalg.inv(corner + least * np.eye(n_free))
         back = inverse @ sides.T  # (free, n)
         free = inverse @ slopes[n:]
         reduced = slopes[:n] - sides @ free
         if matrix is not None:
             reduced_matrix = matrix[:n, :n] - sides @ back
-            reduced_matrix.flat[:: n + 1] += damping + RIDGE * reduced_matrix.diagonal().mean()
+            reduced_matrix.flat[:: n + 1] += damping + RIDGE * reduced_matrix.trace() / n
             diagonal = reduced_matrix.diagonal()
 
             def product(v: Array) -> Array:

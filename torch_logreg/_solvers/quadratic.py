@@ -17,6 +17,9 @@ Array: TypeAlias = np.ndarray
 
 RIDGE = 1e-12  # of the mean curvature, where a factorisation fails
 ROUNDS = 200  # of predicted signs
+# Of the least residual so far, what rounds of more than so many numbers may leave: else proximal steps find
+# signs sooner. With fewer numbers they do not, but after so many rounds without a smaller residual.
+FEW, SLOW, PATIENCE = 64, 0.5, 8
 BLOCK = 25  # accelerated proximal steps where predicted signs lead nowhere
 RESOLVES = 3  # times that signs which came out wrong are dropped at once
 CG_STEPS, CG_ACCURACY = 60, 0.1  # of conjugate gradients, and the part of the residual that they leave
@@ -38,27 +41,27 @@ class Quadratic(NamedTuple):
 
 def nearest(slopes: Array, u: Array, threshold: Array) -> Array:
     """Of the subgradients at u, with `slopes` of the smooth part, the one that is nearest to 0."""
-    shrunk = np.sign(slopes) * np.maximum(np.abs(slopes) - threshold, 0.0)
-    return np.where(u != 0, slopes + threshold * np.sign(u), shrunk)
+    return np.where(u != 0, slopes + threshold * np.sign(u), shrink(slopes, threshold))
 
 
 def shrink(u: Array, by: Array | float) -> Array:
     """The minimum of ``|v - u|² / 2 + by * |v|``."""
-    return np.sign(u) * np.maximum(np.abs(u) - by, 0.0)
+    return u - np.clip(u, -by, by)
 
 
 def minimise(q: Quadratic, u: Array, residual: float) -> Array:
     """The minimum from u, until no subgradient is above `residual`; numbers that are 0 are exactly 0."""
     Hu = q.product(u)
     solve = _by_cholesky if q.matrix is not None else _by_conjugate_gradients
-    least, bound = np.inf, None
+    least, bound, waited = np.inf, None, 0
     for _ in range(ROUNDS):
         found = nearest(Hu + q.linear, u, q.threshold)
         size = float(np.abs(found).max(initial=0.0))
         if size <= residual:
             break
         moved = _to_predicted_signs(q, u, Hu, found, solve)
-        stuck = moved is None or size > 0.5 * least
+        waited = 0 if size < least else waited + 1
+        stuck = moved is None or waited > PATIENCE or (len(u) > FEW and size > SLOW * least)
         least = min(least, size)
         if moved is not None:
             u, Hu = moved
@@ -139,7 +142,7 @@ def _by_cholesky(q: Quadratic, active: Array, target: Array) -> Array:
     assert q.matrix is not None
     index = active.nonzero()[0]
     some, wanted = q.matrix[index[:, None], index], target[index]
-    ridge = RIDGE * max(float(q.diagonal.mean()), np.finfo(float).tiny)
+    ridge = RIDGE * max(float(q.diagonal.sum()) / len(q.diagonal), np.finfo(float).tiny)
     for _ in range(8):
         # Straight to LAPACK: what is around it in scipy takes longer than to solve a system of a few numbers.
         _, found, failed = scipy.linalg.lapack.dposv(some, wanted, lower=1)
