@@ -17,11 +17,13 @@ from torch import nn
 import torch_logreg
 from helpers.objectives import held_objective, streamed_objective
 from helpers.subclasses import subclasses
+from torch_logreg._contracts.composite import Composite, Working
 from torch_logreg._contracts.objective import Curved, Factorable, Fisher, Hints, Objective, Stochastic
 from torch_logreg._contracts.rows import Drawable, Gatherable, Minibatched, Rows
 from torch_logreg._contracts.solver import Solver
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.folds import FoldRows
+from torch_logreg._linear.elastic_net import ElasticNetObjective
 from torch_logreg._linear.many_outputs import many_outputs
 from torch_logreg._linear.minibatches import MinibatchObjective
 from torch_logreg._linear.model import LinearModel
@@ -31,8 +33,9 @@ from torch_logreg._linear.sparse_row_space import SparseRows
 from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.criteria import resolve_criterion
 from torch_logreg._losses.losses import LOSSES
+from torch_logreg._losses.penalties import ElasticNet
 from torch_logreg._modules.objective import ModuleObjective
-from torch_logreg._solvers.registry import SOLVERS, make_solver
+from torch_logreg._solvers.registry import SOLVERS, WITH_L1, make_solver
 
 N, D = 40, 3
 LOSS = LOSSES["binary"]
@@ -76,6 +79,11 @@ def of_sparse_rows():
     return LinearObjective(SparseRows(rows, LinearModel(LOSS, ONE, 1, True), columns), LOSS)
 
 
+def with_l1():
+    loss = LOSSES["binary"]
+    return ElasticNetObjective(array_rows(WEIGHTS[:1]), loss, ElasticNet(0.1, 0.1), 1, True, torch.float64)
+
+
 def of_a_module():
     target = torch.from_numpy((X[:, 0] > 0).astype(int))
     rows = ArrayRows(torch.from_numpy(X), target, torch.from_numpy(WEIGHTS[:1]), 1)
@@ -88,6 +96,7 @@ OBJECTIVES = {
     "held": (held, {Curved, Factorable}),
     "of many outputs": (of_many_outputs, {Curved, Factorable}),
     "of sparse rows": (of_sparse_rows, {Curved}),
+    "with an L1 term": (with_l1, {Composite}),
     "of a module": (of_a_module, {Stochastic}),
 }
 # Words for what each contract gives to a solver that needs it.
@@ -95,6 +104,7 @@ GIVES = {
     Curved: "the curvature of F",
     Factorable: "the Fisher matrix",
     Stochastic: "gradients of minibatches",
+    Composite: "an objective without an L1 term",
 }
 # What solvers need that share a type with others, which have further ways.
 BEYOND_TYPE = {"newton-cholesky": {Factorable}}
@@ -110,7 +120,8 @@ def test_all_kinds_of_objectives_are_here():
 def test_an_objective_can_do_what_its_kind_says(kind):
     make, abilities = OBJECTIVES[kind]
     objective = make()
-    assert {able for able in (Curved, Factorable, Stochastic) if isinstance(objective, able)} == abilities
+    able = {kind for kind in GIVES if isinstance(objective, kind)}
+    assert able == abilities
     if Curved in abilities:
         assert (objective.factorable() is objective) == (Factorable in abilities)
         assert isinstance(objective.at(objective.zeros()), Fisher) == (Factorable in abilities)
@@ -179,6 +190,8 @@ def test_a_solver_refuses_an_objective_that_lacks_what_it_needs_and_names_anothe
     make, abilities = OBJECTIVES[kind]
     objective, settings = make(), {"max_iter": 2, "tol": 1e-2}
     missing = [need.kind for need in SOLVERS[solver].needs if need.kind not in abilities]
+    if Composite in abilities:
+        missing = [] if solver in WITH_L1 else [Composite]
     if not missing:
         _is_fitted(make_solver(solver, objective, settings), objective)
         return
@@ -189,7 +202,8 @@ def test_a_solver_refuses_an_objective_that_lacks_what_it_needs_and_names_anothe
 
 
 @pytest.mark.parametrize(
-    "contract", [Objective, Curved, Factorable, Stochastic, Rows, Minibatched, Drawable, Gatherable]
+    "contract",
+    [Objective, Composite, Working, Curved, Factorable, Stochastic, Rows, Minibatched, Drawable, Gatherable],
 )
 def test_a_contract_is_abstract(contract):
     assert inspect.isabstract(contract)

@@ -420,3 +420,89 @@ def _others(logits: Array, codes: Array) -> Array:
     others = logits - logits[rows, codes][:, None]
     others[rows, codes] = -np.inf
     return others
+
+
+class Gap(NamedTuple):
+    """What coefficients are worth where there is an L1 term, on the scale of scikit-learn's objective."""
+
+    objective: float
+    gap: float  # above the minimum by at most so much
+
+
+def duality_gap(
+    coef: Array,
+    intercept: Array,
+    X: Array,
+    codes: Array,
+    C: float,
+    l1_ratio: float,
+    sample_weight: Array | None = None,
+    fit_intercept: bool = True,
+) -> Gap:
+    """Return ``C * sum_i s_i loss_i + (1 - l1_ratio) / 2 |coef|² + l1_ratio |coef|_1``, and bound its excess.
+
+    The dual problem maximises ``C * sum_i s_i entropy(q_i) - h*(v)``, with ``v = C * X.T (Y - q)`` and h* the
+    conjugate of the penalty, over class probabilities q_i whose residuals sum to 0 where there is an
+    intercept. Its point here are the residuals at the best intercept for the coefficients, or as large a part
+    of them as keeps every ``|v|`` within l1_ratio, whichever is better. X may be sparse.
+    """
+    coef, intercept = np.asarray(coef, dtype=np.float64), np.asarray(intercept, dtype=np.float64)
+    n = X.shape[0]
+    s = C * (np.ones(n) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64))
+    scores = np.asarray(X @ coef.T, dtype=np.float64)  # (n, 1 or K)
+    logits = scores + intercept
+    two = len(coef) == 1
+    penalty = l1_ratio * np.abs(coef).sum() + (1 - l1_ratio) / 2 * np.sum(coef**2)
+    value = float(s @ _losses(np.column_stack([np.zeros(n), logits]) if two else logits, codes) + penalty)
+    best = _best_intercept(scores, codes, s, intercept) if fit_intercept else np.zeros(len(coef))
+    logits = np.column_stack([np.zeros(n), scores + best]) if two else scores + best
+    residual = _residuals(logits, codes)  # p - Y
+    slopes = np.asarray((s[:, None] * residual[:, -len(coef) :]).T @ X)
+    rows, largest = np.arange(n), np.max(np.abs(slopes), initial=0.0)
+    bounds = []
+    for part in {min(1.0, l1_ratio / largest) if largest else 1.0, 1.0 if l1_ratio < 1 else 0.0}:
+        q = part * residual
+        wrong = -q[rows, codes]
+        q[rows, codes] = 0.0
+        entropy = special.entr(q).sum(axis=1) - special.xlog1py(1 - wrong, -wrong)
+        excess = np.maximum(part * np.abs(slopes) - l1_ratio, 0.0)
+        conjugate = np.sum(excess**2) / (2 * (1 - l1_ratio)) if l1_ratio < 1 else 0.0
+        bounds.append(float(s @ entropy - conjugate))
+    return Gap(value, value - max(bounds))
+
+
+def _best_intercept(scores: Array, codes: Array, s: Array, start: Array) -> Array:
+    """Newton steps on the intercepts alone, until residuals sum to 1e-14 of the weight."""
+    two, total = scores.shape[1] == 1, s.sum()
+
+    def residuals(b: Array) -> tuple[Array, Array]:
+        logits = np.column_stack([np.zeros(len(scores)), scores + b]) if two else scores + b
+        return _residuals(logits, codes)[:, -len(b) :], special.softmax(logits, axis=1)[:, -len(b) :]
+
+    best, step = start.astype(np.float64), 1.0
+    r, p = residuals(best)
+    for _ in range(200):
+        sums = s @ r
+        if np.abs(sums).max() <= 1e-14 * total:
+            break
+        hessian = np.diag(s @ p) - (s[:, None] * p).T @ p
+        if not two:
+            hessian += np.trace(hessian) / len(best) ** 2
+        direction = np.linalg.solve(hessian, -sums)
+        step = 1.0
+        while step > 1e-8:
+            trial = best + step * direction
+            r, p = residuals(trial)
+            if np.abs(s @ r).max() < np.abs(sums).max():
+                break
+            step /= 2
+        else:
+            r, p = residuals(best)
+            break
+        best = trial
+    return best
+
+
+def shift_to_medians(coef: Array) -> Array:
+    """Coefficients (K, d) of softmax with the lower median of each column at 0: the same predictions."""
+    return coef - np.sort(coef, axis=0)[(len(coef) - 1) // 2]

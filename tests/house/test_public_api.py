@@ -6,7 +6,14 @@ from pathlib import Path
 
 import torch_logreg
 
-PUBLIC = ["Inputs", "ModuleSpec", "OptimizerSpec", "TorchLogisticClassifier", "TorchLogisticClassifierCV"]
+PUBLIC = [
+    "Inputs",
+    "ModuleSpec",
+    "OptimizerSpec",
+    "TorchLogisticClassifier",
+    "TorchLogisticClassifierCV",
+    "smallest_C",
+]
 
 
 def test_the_public_names_are_exactly_these():

@@ -30,6 +30,8 @@ NOT_CONVERGED = pytest.mark.filterwarnings("ignore::sklearn.exceptions.Convergen
 def name_of(estimator: TorchLogisticClassifier) -> str:
     module = "mlp" if estimator.module else "linear"
     name = f"{estimator.solver}, {module}, learning_rate={estimator.learning_rate}, {estimator.batch_size}"
+    if estimator.l1_ratio:
+        name += f", l1_ratio={estimator.l1_ratio}"
     return name if estimator.optimizer is None else f"{name}, {estimator.optimizer.__name__}"
 
 
@@ -47,8 +49,11 @@ def deep(estimator: TorchLogisticClassifier):
 ESTIMATORS = [
     TorchLogisticClassifier(),
     *(deep(TorchLogisticClassifier(solver=solver)) for solver in SOLVERS if solver != "sgd"),
+    deep(TorchLogisticClassifier(l1_ratio=0.5)),
+    deep(TorchLogisticClassifier(l1_ratio=1)),
     of_sgd(solver="sgd"),
     of_sgd(solver="sgd", batch_size=None),
+    of_sgd(solver="sgd", l1_ratio=0.5, batch_size=None),
     of_sgd(learning_rate=0.1, batch_size=None),
     of_sgd(module=mlp, batch_size=None),
     of_sgd(module=mlp, learning_rate=0.1, batch_size=None),

@@ -104,6 +104,22 @@ def check_all_are_read(estimator: Any, solver: str) -> None:
         raise ValueError("nesterov=True needs a momentum above 0, such as momentum=0.9, and it is 0.")
 
 
+NOT_PROXIMAL = {"optimizer": None, "momentum": 0.0, "precision": "32"}  # what proximal steps of "sgd" lack
+
+
+def check_can_fit_l1(estimator: Any, solver: str, able: Iterable[str]) -> None:
+    """Raise if `solver` is none of those `able` to fit an L1 term, or not with its settings."""
+    ratio = f"l1_ratio={estimator.l1_ratio!r}"
+    if solver not in able:
+        raise ValueError(f"solver={solver!r} cannot fit {ratio}; use solver='auto', or l1_ratio=0.")
+    for name, default in NOT_PROXIMAL.items():
+        if (value := getattr(estimator, name)) != default:
+            raise ValueError(
+                f"{name}={value!r} cannot fit {ratio}: an L1 penalty takes proximal steps, which stock SGD "
+                f"and the line search alone make; leave {name} at its default, or set l1_ratio=0."
+            )
+
+
 def _check_optimizer(estimator: Any) -> None:
     for name, default in OF_STOCK.items():
         if (value := getattr(estimator, name)) != default:
@@ -150,7 +166,7 @@ def _check_is_cross_entropy(criterion: Any, solver: str) -> None:
         )
 
 
-NUMBERS = ("C", "learning_rate", "tol")  # parameters that are computed with as floats
+NUMBERS = ("C", "l1_ratio", "learning_rate", "tol")  # parameters that are computed with as floats
 
 
 def check_parameters(estimator: Any, defaults: Mapping[str, Any]) -> None:

@@ -26,13 +26,23 @@ def _l1_ratio(ratio: Any) -> str:
     return "leave it out, the penalty is L2" if _is_zero(ratio) else NO_L1
 
 
-def _l1_ratios(ratios: Any) -> str:
+def _are_zero(ratios: Any) -> bool:
     several = isinstance(ratios, Iterable) and not isinstance(ratios, str)
-    return _l1_ratio(0 if several and all(map(_is_zero, ratios)) else ratios)
+    return all(map(_is_zero, ratios)) if several else _is_zero(ratios)
 
 
-def _penalty(without: str) -> Callable[[Any], str]:
-    """Advise on a penalty, where `without` is what to write for none."""
+def _l1_ratios(ratios: Any) -> str:
+    return _l1_ratio(0 if _are_zero(ratios) else ratios)
+
+
+def _one_l1_ratio(ratios: Any) -> str:
+    if _are_zero(ratios):
+        return "leave it out, the penalty is L2"
+    return "write l1_ratio=... instead, one number; GridSearchCV chooses among several"
+
+
+def _penalty(without: str, l1: str, both: str) -> Callable[[Any], str]:
+    """Advise on a penalty; what to write for none, for the L1 penalty, and for both."""
 
     def advice(penalty: Any) -> str:
         if penalty is None or penalty == "none":
@@ -40,7 +50,7 @@ def _penalty(without: str) -> Callable[[Any], str]:
         if penalty in ("l2", "deprecated"):
             return "leave it out, the penalty is L2"
         if penalty in ("l1", "elasticnet"):
-            return NO_L1
+            return l1 if penalty == "l1" else both
         return f"leave it out for the L2 penalty, or write {without} for none"
 
     return advice
@@ -78,20 +88,25 @@ def _legacy(use_legacy_attributes: Any) -> str:
 _OF_BOTH: Advice = {
     "dual": _dual,
     "intercept_scaling": _intercept_scaling,
-    "l1_ratio": _l1_ratio,
-    "l1_ratios": _l1_ratios,
     "multi_class": _multi_class,
     "n_jobs": _n_jobs,
     "use_legacy_attributes": _legacy,
 }
 ADVICE: Advice = {
     **_OF_BOTH,
-    "penalty": _penalty("C=np.inf"),
+    "l1_ratios": _one_l1_ratio,
+    "penalty": _penalty(
+        "C=np.inf",
+        "write l1_ratio=1 instead, which is the L1 penalty",
+        "write l1_ratio=... instead, such as l1_ratio=0.5, the part of the L1 penalty in both",
+    ),
     **{name: _of_cv(name) for name in ("Cs", "cv", "refit")},
 }
 ADVICE_CV: Advice = {
     **_OF_BOTH,
-    "penalty": _penalty("Cs=[np.inf]"),
+    "l1_ratio": _l1_ratio,
+    "l1_ratios": _l1_ratios,
+    "penalty": _penalty("Cs=[np.inf]", NO_L1, NO_L1),
     "C": lambda C: f"write Cs=[{C!r}] instead, the values to choose from",
     "warm_start": lambda warm_start: "leave it out, each fold starts from the solution on all rows",
 }

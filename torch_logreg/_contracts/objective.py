@@ -132,6 +132,9 @@ class Objective(ABC):
     n_parameters: int
     dtype: torch.dtype
     rows: Rows
+    # Factors of |w| (1 or P, n_parameters) in an L1 term that no value and no gradient here has in it; None
+    # where there is no such term. A step of length a then ends by shrinking w by a times these.
+    left_out: Tensor | None = None
 
     def zeros(self) -> Tensor:
         """The parameters 0, (P, n_parameters)."""

@@ -31,6 +31,10 @@ class Iteration(NamedTuple):
     w: Tensor  # (P, n_parameters) after the update
     done: np.ndarray  # bool, whether this was the last update
     sample_rows: int = 0  # of the sample that F is of; 0 where it is of all rows
+    # With an L1 term: by how much F is above its minimum at most before the update, NaN where that is not
+    # known, and parameters other than 0 after it.
+    gap: np.ndarray | None = None
+    n_nonzero: np.ndarray | None = None
 
 
 class Solution(NamedTuple):
@@ -41,6 +45,7 @@ class Solution(NamedTuple):
     gradient_norm: np.ndarray
     n_iter: np.ndarray
     reasons: list[str]  # a key of REASONS, or "converged"
+    gap: np.ndarray | None = None  # with an L1 term: by how much F is above its minimum at most
 
 
 Callback = Callable[[Iteration], bool]
@@ -49,6 +54,12 @@ Each: TypeAlias = Literal["epoch", "batch"]  # after what a schedule of learning
 # Programs tell warnings of an unfinished fit by these words, which are scikit-learn's.
 FAILED = "{solver} failed to converge"
 MORE_ITERATIONS = "Increase the number of iterations to improve the convergence (max_iter={max_iter})"
+
+# What is said of "rounding" where there is an L1 term, and coefficients lost too much of what was reached.
+ROUNDED = (
+    "coefficients rounded to {dtype} are worth an objective that is {gap:.0e} of itself above the minimum, "
+    "or may be; use float64 data, or a larger tol if this accuracy is enough"
+)
 
 REASONS = {
     "max_iter": "it reached max_iter={max_iter}",

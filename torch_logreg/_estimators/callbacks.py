@@ -16,6 +16,7 @@ from torch_logreg._estimators.progress import Shown, Table
 from torch_logreg._selection.holdout import Validation
 
 HISTORY = ("objective", "gradient_norm", "rows_read", "step", "seconds")
+OF_L1 = ("dual_gap", "n_nonzero")  # columns more where there is an L1 term
 
 
 class Recorder:
@@ -46,11 +47,14 @@ class Recorder:
         self._table, self._accuracy = table, accuracy
         self._start = time.perf_counter()
         self.rows: list[tuple[float, ...]] = []
+        self._of_l1: list[tuple[float, float]] = []
 
     def __call__(self, iteration: Iteration) -> bool:
         F, gradient_norm = float(iteration.objective[0]), float(iteration.gradient_norm[0])
         step, seconds = float(iteration.step[0]), time.perf_counter() - self._start
         self.rows.append((F, gradient_norm, iteration.rows_read, step, seconds))
+        if iteration.gap is not None and iteration.n_nonzero is not None:
+            self._of_l1.append((float(iteration.gap[0]), float(iteration.n_nonzero[0])))
         stop = self._validation is not None and self._validation(iteration.w)
         if self._table is not None:
             self._table.print(iteration, self._shown(iteration.w, seconds))
@@ -70,6 +74,8 @@ class Recorder:
         """The history, with F for the objective."""
         columns = np.array(self.rows, dtype=np.float64).reshape(-1, len(HISTORY)).T
         history = dict(zip(HISTORY, columns, strict=True))
+        if self._of_l1:
+            history |= dict(zip(OF_L1, np.array(self._of_l1).T, strict=True))
         if self._validation is not None:
             history["validation_loss"] = np.array(self._validation.losses)
             history["validation_score"] = np.array(self._validation.scores)
@@ -79,7 +85,9 @@ class Recorder:
 def scaled(history: dict[str, np.ndarray], factor: float) -> dict[str, np.ndarray]:
     """Multiply the objective by `factor`, which makes it scikit-learn's; infinite where that overflows."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return history | {"objective": history["objective"] * factor}
+        return history | {
+            name: history[name] * factor for name in ("objective", "dual_gap") if name in history
+        }
 
 
 class Forward:

@@ -29,6 +29,7 @@ from torch_logreg._checks.data import (
 from torch_logreg._checks.module_data import check_module_fit, check_module_validation, refuse_classes
 from torch_logreg._checks.parameters import (
     check_all_are_read,
+    check_can_fit_l1,
     check_makes_optimizers,
     check_parameters,
     check_scored,
@@ -38,7 +39,7 @@ from torch_logreg._checks.parameters import (
 from torch_logreg._checks.ported import ADVICE, Advice, advising, refusal
 from torch_logreg._checks.start import Initial
 from torch_logreg._contracts.objective import Curved
-from torch_logreg._contracts.solver import FAILED, MORE_ITERATIONS, REASONS, Solver
+from torch_logreg._contracts.solver import FAILED, MORE_ITERATIONS, REASONS, ROUNDED, Solver
 from torch_logreg._data.inputs import holder
 from torch_logreg._data.loaders import first_of, is_loaded
 from torch_logreg._data.tensors import numpy_dtype
@@ -52,6 +53,7 @@ from torch_logreg._estimators.fitting import (
     without_autograd,
 )
 from torch_logreg._estimators.progress import Table
+from torch_logreg._fit.elastic_net import elastic_net_problem
 from torch_logreg._fit.linear import linear_problem, work_of
 from torch_logreg._fit.module import module_problem
 from torch_logreg._fit.plan import Method, natural_settings
@@ -65,10 +67,11 @@ from torch_logreg._runtime.surroundings import undisturbed, with_plain_defaults
 from torch_logreg._runtime.threads import threads_for
 from torch_logreg._selection.holdout import hold_out, validation_of
 from torch_logreg._solvers.optimizers import NamingOptimizer
-from torch_logreg._solvers.registry import SOLVERS, make_solver
+from torch_logreg._solvers.registry import SOLVERS, WITH_L1, make_solver
 
 READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "clip_grad_norm")
-OF_MODEL = ("coef_", "intercept_", "_module", "_link", "input_dtype_", "input_shape_", "optimizer_")
+OF_MODEL = ("coef_", "intercept_", "_module", "_link", "input_dtype_", "input_shape_")
+OF_SOME = (*OF_MODEL, "optimizer_", "dual_gap_")  # attributes that not every fit has
 SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
 
 
@@ -77,7 +80,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
 
     Minimises, over the coefficients and the intercept (or the parameters of a `module`),
 
-    ``C * sum_i s_i * loss_i + 1/2 * |coef|²``
+    ``C * sum_i s_i * loss_i + (1 - l1_ratio)/2 * |coef|² + l1_ratio * |coef|_1``
 
     with ``s_i`` the product of sample and class weight and ``loss_i`` the binary cross-entropy, or for
     more than two classes the softmax cross-entropy, of row i. The intercept is not penalised.
@@ -89,6 +92,12 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
     ----------
     C : float, default=1.0
         Inverse of the strength of the penalty, above 0. ``np.inf`` is no penalty.
+
+    l1_ratio : float, default=0.0
+        The part of the L1 penalty, in [0, 1]. 0 is the L2 penalty. Above 0 coefficients become exactly 0, the
+        more the smaller `C` is (of `smallest_C` and below all): "auto" or "natural-sgd" then take proximal
+        Newton steps, and `dual_gap_` proves how good the result is. "sgd" takes proximal steps, without
+        momentum or an `optimizer`, also on the penalised weights of a `module`. Not with other solvers.
 
     fit_intercept : bool, default=True
         Whether to fit an intercept. Without one the columns are not centred either.
@@ -171,7 +180,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         the scaled columns, is at most `tol` and the predicted relative decrease of the
         objective at most ``tol**2`` (or 4 units of rounding, if that is more). The update at which this
         is found is still taken. "sgd" looks at the gradient alone, once an epoch. None: exactly
-        `max_iter` updates, without a warning.
+        `max_iter` updates, without a warning. With `l1_ratio` above 0 the objective has converged once it is
+        proved to be above its minimum by at most ``2 * tol`` of itself, and the last update promised at most
+        ``tol**2`` of it.
 
     early_stopping : bool, default=False
         Whether to stop once rows that are kept aside, or `X_val` of `fit`, are predicted no better, and to
@@ -246,7 +257,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
     stop_reason_ : str
         "converged", "max_iter", "precision" (no step decreases the objective any more in this dtype),
         "rounding" (a column's mean is so large for its spread that float32 cannot tell its values apart: use
-        float64, or subtract the mean), "collinear" (some columns are almost exact combinations of others, and
+        float64, or subtract the mean; with `l1_ratio` above 0, that coefficients rounded to float32 are worth
+        less than `tol` asks for), "collinear" (some columns are almost exact combinations of others, and
         the answer depends on a difference that float64 cannot hold: drop one, or lower C), "underflow"
         (values below 1e-150 were left out, as their squares are 0: multiply those columns), "early_stopping",
         "separation" (C is infinite, or as good as, and the classes can be separated, completely or in part)
@@ -256,6 +268,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         The objective above at the end (with C taken as 1 where it is infinite); infinite where `C` times the
         weights is so large that it overflows.
 
+    dual_gap_ : float
+        With `l1_ratio` above 0, and not of "sgd": by how much `objective_` is above its minimum at most, by a
+        point of the dual problem. It is that of the coefficients as they are returned.
+
     loss_curve_ : ndarray of shape (n_iter,)
         The objective divided by ``C * sum(s)``, before each update. While "natural-sgd" is on a sample of
         the rows, which ``rows_read`` of `history_` tells, it is an estimate from these. Of a Dataset or
@@ -264,7 +280,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
 
     history_ : pandas.DataFrame
         One row an update: ``objective``, ``gradient_norm``, ``rows_read``, ``step``, ``seconds``, and with
-        rows to be scored on ``validation_loss`` and ``validation_score``.
+        rows to be scored on ``validation_loss`` and ``validation_score``. With `l1_ratio` above 0 also
+        ``dual_gap`` and ``n_nonzero``.
 
     validation_scores_ : ndarray of shape (n_iter,) or None
         The score of the rows kept aside, or of `X_val`, after each update; None without such rows. A warm
@@ -306,6 +323,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
 
     _parameter_constraints: dict = {
         "C": [Interval(Real, 0, None, closed="right")],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both")],
         "fit_intercept": ["boolean"],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "solver": [StrOptions({"auto", *SOLVERS})],
@@ -336,6 +354,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         self,
         *,
         C: float = 1.0,
+        l1_ratio: float = 0.0,
         fit_intercept: bool = True,
         class_weight: dict | str | None = None,
         module: nn.Module | Callable[[int, int], nn.Module] | None = None,
@@ -361,6 +380,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         verbose: int = 0,
     ) -> None:
         self.C = C
+        self.l1_ratio = l1_ratio
         self.fit_intercept = fit_intercept
         self.class_weight = class_weight
         self.module = module
@@ -481,7 +501,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             with undisturbed(device), defaults, self._without_autograd(device), threads_for(work):
                 fitted = self._solve(data, val, forward, initial)
             separated = self._separation(data, fitted)
-            for name in OF_MODEL:  # of a fit with or without a module, before this one
+            for name in OF_SOME:  # of the fit before
                 self.__dict__.pop(name, None)
             self.__dict__.update(fitted)
             forward.close()
@@ -546,12 +566,18 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         check_makes_optimizers(self.optimizer)
         check_parameters(self, DEFAULTS)
         check_all_are_read(self, self._solver_name())
+        if self._has_l1():
+            check_can_fit_l1(self, self._solver_name(), (*WITH_L1, "sgd"))
 
     def _solver_name(self) -> str:
         if self.solver != "auto":
             return self.solver
         plain = self.learning_rate != "auto" or self.module is not None or self.optimizer is not None
         return "sgd" if plain or not is_cross_entropy(self.criterion) else "natural-sgd"
+
+    def _has_l1(self) -> bool:
+        """Whether the penalty has an L1 term; no penalty at all has none."""
+        return self.l1_ratio > 0 and np.isfinite(float(self.C))
 
     def _is_module(self) -> bool:
         """Whether losses are the criterion's own: all solvers but "sgd" minimise the cross-entropy."""
@@ -613,10 +639,18 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             w = problem.restore(early.best)
             reason = "early_stopping" if early.stopped else reason
         final = problem.final(w)
+        certificate = problem.certificate(solution, final)
         if reason == "converged":
             reason = problem.doubt(final) or reason
+        of_l1: dict[str, Any] = {}
+        if certificate is None:
+            objective = problem.value(w) if early else float(solution.objective[0])
+        else:
+            objective, of_l1 = certificate.objective, {"dual_gap_": certificate.gap * factor}
+            tol = self.tol
+            if reason == "converged" and tol is not None and certificate.gap > 2 * tol * objective:
+                reason = "rounding"
         history = recorder.history()
-        value = problem.objective.value(w) if early else solution.objective
         scores = None if validation is None else np.array(validation.scores)
         return {
             **attributes(final),
@@ -624,10 +658,11 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             "solver_": name,
             "converged_": reason == "converged" and early is None,  # the best weights need not be the last
             "stop_reason_": reason,
-            "objective_": float(value[0]) * factor,
+            "objective_": objective * factor,
             "loss_curve_": self._appended("loss_curve_", history["objective"]),
             "validation_scores_": None if scores is None else self._appended("validation_scores_", scores),
             "_history": scaled(history, factor),
+            **of_l1,
             **self._optimizer_name(optimizer),
         }
 
@@ -662,7 +697,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             "loss_curve_": history["objective"],
             "validation_scores_": np.zeros(0) if self.early_stopping else None,
             "_history": history,
-        }
+        } | ({"dual_gap_": 0.0} if self._has_l1() else {})
 
     def _without_autograd(self, device: torch.device) -> AbstractContextManager[Any]:
         closed_form = self._solver_name() != "sgd" and not self._is_module()
@@ -694,7 +729,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         earlier = self.warm_start and "classes_" in vars(self)
         if self._is_module():
             trained = self.module_ if earlier else None
-            return module_problem(data, device, C, self.module, self.criterion, seed, trained, self.precision)
+            ratio = float(self.l1_ratio) if self._has_l1() else 0.0
+            arguments = (self.module, self.criterion, seed, trained, self.precision, ratio)
+            return module_problem(data, device, C, *arguments)
         warm = None
         if earlier and "coef_" in vars(self):
             coef = self._dense_coef()
@@ -705,9 +742,11 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             searches = self.learning_rate == "auto" and self.optimizer is None
             method = "line search" if searches else "sgd"
         start, check = initial.coefficients(data, intercept, warm), partial(check_finite, self, data.X)
-        return linear_problem(
-            data, device, C, intercept, start, method, partial(sampling_seed_of, self.random_state), check
-        )
+        draws = partial(sampling_seed_of, self.random_state)
+        if self._has_l1():
+            ratio = float(self.l1_ratio)
+            return elastic_net_problem(data, device, C, ratio, intercept, start, method, draws, check)
+        return linear_problem(data, device, C, intercept, start, method, draws, check)
 
     def _separation(self, data: TrainingData, fitted: dict[str, Any]) -> Separation | None:
         """Find what separates the classes of a fit without a penalty, which then has not converged."""
@@ -723,6 +762,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             reason += ". " + MORE_ITERATIONS.format(max_iter=self.max_iter)
             if dtype == np.float32 and self.solver_ != "sgd":
                 reason += ", or use float64 data where that does not help"
+        if self.stop_reason_ == "rounding" and "dual_gap_" in vars(self):
+            reason = ROUNDED.format(dtype=dtype, gap=self.dual_gap_ / self.objective_)
         if separated is not None:
             reason = separated.describe(vars(self).get("feature_names_in_"))
         failed = FAILED.format(solver=self.solver_)

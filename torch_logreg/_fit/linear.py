@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
+from torch_logreg._contracts.objective import Objective
 from torch_logreg._contracts.rows import Block
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.tensors import Features, float_dtype, n_stored, to_tensor
@@ -90,15 +91,16 @@ def linear_problem(
     known = {"starts_at_zero": earlier is None, "has_penalty": bool(np.isfinite(Cs).all())}
     shape = shape_of(rows, n_outputs, fit_intercept, method, **known)
     objective, space, start = _in_a_space(rows, model, shape, raw, seed)
-    return LinearProblem(objective, start, space, present, used, dtype)
+    weight_sum = float(objective.design.weight_sum[0])
+    return LinearProblem(objective, start, weight_sum, space, present, used, dtype)
 
 
-class LinearProblem(Problem):
-    """A problem of the linear model.
+class CoefficientProblem(Problem):
+    """A problem of the linear model, by its coefficients, with whatever penalty.
 
     Parameters
     ----------
-    objective, start
+    objective, start, weight_sum
         See `Problem`.
     space : Space
         That of the parameters.
@@ -110,18 +112,17 @@ class LinearProblem(Problem):
         The one of the rows, in which coefficients are kept.
     """
 
-    objective: LinearObjective
-
     def __init__(
         self,
-        objective: LinearObjective,
+        objective: Objective,
         start: Tensor,
+        weight_sum: float,
         space: Space,
         present: Present,
         used: Used,
         dtype: torch.dtype,
     ) -> None:
-        super().__init__(objective, start, float(objective.design.weight_sum[0]))
+        super().__init__(objective, start, weight_sum)
         self._space, self._present, self._used, self._dtype = space, present, used, dtype
 
     def _raw(self, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,6 +151,12 @@ class LinearProblem(Problem):
 
     def final(self, w: Tensor) -> Tensor:
         return self._space.canonical(w)
+
+
+class LinearProblem(CoefficientProblem):
+    """A problem with an L2 penalty, or none."""
+
+    objective: LinearObjective
 
     def doubt(self, w: Tensor) -> str | None:
         objective = self.objective

@@ -45,6 +45,7 @@ def module_problem(
     seed: int,
     earlier: nn.Module | None,
     precision: str = "32",
+    l1_ratio: float = 0.0,
 ) -> ModuleProblem:
     """Any module under any criterion; without a module the linear model, which keeps coefficients."""
     loss = resolve_criterion(criterion, len(data.classes))
@@ -65,7 +66,7 @@ def module_problem(
         start_low(built, Present.of(data, fit_intercept=True))
     else:
         _go_on_from(built, earlier)
-    objective = ModuleObjective(rows, built, loss, C, stream, precision)
+    objective = ModuleObjective(rows, built, loss, C, stream, precision, l1_ratio)
     return ModuleProblem(objective, loss.link, module is None, formats, shapes_of(X))
 
 

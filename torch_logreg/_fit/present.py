@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_logreg._checks.data import TrainingData
+from torch_logreg._losses.penalties import ElasticNet
 
 # By so much at least the raw prediction of a class without weight is below another. Its probability, e^-80 =
 # 2e-35, is lost among the rounding errors of any other, and still a normal number of float32.
@@ -67,6 +68,10 @@ class Present:
             return C
         with np.errstate(over="ignore"):  # as good as no penalty
             return 2 * C
+
+    def penalty(self, penalty: ElasticNet) -> ElasticNet:
+        """The penalty of the narrow problem: two opposite halves together are as large as the whole."""
+        return ElasticNet(penalty.l1, penalty.l2 / 2) if self.are_two_of_more else penalty
 
     def narrow_coefficients(self, coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(K, d) and (K,) of all classes as those of the classes present, of two of them the difference."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
 from torch_logreg._contracts.objective import Objective
+from torch_logreg._contracts.solver import Solution
 from torch_logreg._data.arrays import ArrayRows
 from torch_logreg._data.loaders import is_loaded
 from torch_logreg._data.tensors import features_to, to_tensor
@@ -29,6 +30,13 @@ class Judged(NamedTuple):
 
     accuracy: float
     loss: float  # the mean, without the penalty
+
+
+class Certificate(NamedTuple):
+    """What coefficients are worth, once they have the dtype in which they are returned."""
+
+    objective: float  # F
+    gap: float  # by how much that is above the minimum at most
 
 
 class Problem(ABC):
@@ -94,6 +102,15 @@ class Problem(ABC):
     def final(self, w: Tensor) -> Tensor:
         """The solution to keep among equals."""
         return w
+
+    def value(self, w: Tensor) -> float:
+        """F at the parameters `w`."""
+        value, left_out = float(self.objective.value(w)[0]), self.objective.left_out
+        return value if left_out is None else value + float((w.abs() * left_out).sum())
+
+    def certificate(self, solution: Solution, w: Tensor) -> Certificate | None:
+        """What a `final` solution is worth; None where nobody can tell."""
+        return None
 
     def doubt(self, w: Tensor) -> str | None:
         """Why a `final` solution cannot be trusted, a key of `REASONS`, or None."""

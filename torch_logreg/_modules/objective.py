@@ -91,6 +91,8 @@ class ModuleObjective(Stochastic):
         None is one of seed 0.
     precision : {"32", "bf16-mixed", "16-mixed"}, default="32"
         Under the two others forward passes run in autocast, losses and weights stay as they are.
+    l1_ratio : float, default=0.0
+        The part of the L1 penalty, which is `left_out`.
     """
 
     n_problems = 1
@@ -103,6 +105,7 @@ class ModuleObjective(Stochastic):
         C: float,
         stream: RandomStream | None = None,
         precision: str = "32",
+        l1_ratio: float = 0.0,
     ) -> None:
         self.rows, self.module, self.criterion = rows, module, criterion
         self._lower = PRECISIONS[precision]
@@ -124,13 +127,15 @@ class ModuleObjective(Stochastic):
         self.dtype = self._parameters[0].dtype
         self.n_parameters = sum(p.numel() for p in self._parameters)
         self._sum = float(self.weight_sum)
-        self.strength = 1 / (C * self._sum)
+        self.strength = (1 - l1_ratio) / (C * self._sum)
         chosen = penalised(module)
         on = [
             torch.full((p.numel(),), float(name in chosen), dtype=self.dtype, device=rows.device)
             for name, p in named.items()
         ]
         self._penalised = torch.cat(on)  # (n_parameters,), 1 or 0
+        if l1_ratio:
+            self.left_out = (self._penalised * (l1_ratio / (C * self._sum)))[None]
         self._start = torch.cat([p.detach().reshape(-1) for p in self._parameters])[None]
         self._epoch = self._new_epoch()
         self._loaded: Tensor | None = None

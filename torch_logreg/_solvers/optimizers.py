@@ -19,6 +19,7 @@ from torch_logreg._contracts.solver import Each
 from torch_logreg._runtime.blame import naming
 from torch_logreg._runtime.compat import sgd
 from torch_logreg._runtime.devices import shares_memory
+from torch_logreg._solvers.shrinking import shrink_
 
 Factory: TypeAlias = Callable[..., torch.optim.Optimizer]  # of parameters, and `lr` if that is a number
 
@@ -143,6 +144,7 @@ class Stock:
         if self._schedule.is_some:  # and may change all of the optimizer, or hook into its steps
             with naming("a step of the optimizer that lr_schedule was given", SCHEDULE):
                 self._optimizer.step()
+            self._shrink()
             self._schedule.after("batch")
             return
         # All that the method `step` does to the weights: the rest of it takes as long as the gradient.
@@ -159,6 +161,12 @@ class Stock:
             nesterov=self._nesterov,
             maximize=False,
         )
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """End a proximal step, if there is an L1 term."""
+        if self._objective.left_out is not None:
+            shrink_(self._w, self._objective.left_out * self._optimizer.param_groups[0]["lr"])
 
     def end_epoch(self, F: float) -> float:
         length = float(self._optimizer.param_groups[0]["lr"])

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from torch_logreg._contracts.composite import Composite
 from torch_logreg._contracts.objective import Curved, Factorable, Objective, Stochastic
 from torch_logreg._contracts.solver import Solver
 from torch_logreg._solvers.lbfgs import LBFGS
 from torch_logreg._solvers.natural import NaturalSGD
+from torch_logreg._solvers.proximal_newton import ProximalNewton
 from torch_logreg._solvers.sgd import SGD
 
 FACTORED_COLUMNS = 512  # of solvers by name, see `NewtonCG`: by_name.py
@@ -58,8 +60,19 @@ SOLVERS: dict[str, Entry] = {
 }
 
 
+# With an L1 term, by the names that users write; there are no others.
+WITH_L1: dict[str, Callable[..., Solver[Composite]]] = {"natural-sgd": ProximalNewton}
+
+
 def make_solver(name: str, objective: Objective, settings: Mapping[str, Any]) -> Solver[Any]:
     """The solver `name` with these hyper-parameters; ValueError if `objective` lacks what it needs."""
+    if isinstance(objective, Composite):
+        if name not in WITH_L1:
+            raise ValueError(
+                f"solver={name!r} needs an objective without an L1 term; use "
+                "solver='natural-sgd', which then takes proximal Newton steps."
+            )
+        return WITH_L1[name](**settings)
     entry = SOLVERS[name]
     for need in entry.needs:
         if not isinstance(objective, need.kind):

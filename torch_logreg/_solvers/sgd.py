@@ -14,6 +14,7 @@ from torch_logreg._contracts.objective import Stochastic
 from torch_logreg._contracts.rows import Block
 from torch_logreg._contracts.solver import Callback, Iteration, Solution, Solver
 from torch_logreg._solvers.optimizers import Recipe, Stepped, Stock
+from torch_logreg._solvers.shrinking import nearest, shrink_, with_l1
 
 # Of the decrease that the gradient promises. What suits full batches, 0.1 and less, takes steps that fit
 # one minibatch and undo what others have found; a half is the most that a parabola's own minimum passes.
@@ -30,7 +31,8 @@ class SGD(Recipe, Solver[Stochastic]):
     Each epoch begins with F over all rows, which is what is recorded. It ends the fit once the gradient
     there is at most `tol`, and claims no more than that. Of rows that stream, the mean of F over the epoch's
     own minibatches is recorded, and no gradient is known. Without an optimizer and with
-    ``learning_rate="auto"`` the step length comes from an Armijo line search on the minibatch at hand.
+    ``learning_rate="auto"`` the step length comes from an Armijo line search on the minibatch at hand. Where
+    there is an L1 term, each step ends by shrinking the parameters: what it leaves are exact zeros.
 
     References
     ----------
@@ -54,14 +56,14 @@ class SGD(Recipe, Solver[Stochastic]):
             whole = next(rows.minibatches(None, generator)) if in_one else None
             if not rows.streams:
                 value, gradient = self._look(objective, w, whole)
-                F, norm = self._on_host(value, gradient, number)
+                F, norm = self._on_host(objective, w, value, gradient, number)
             if whole is not None and gradient is not None:
                 steps.whole(whole, value, gradient)
             else:
                 for block in rows.minibatches(batch_size, generator):
                     steps.minibatch(block, n_nominal)
             if rows.streams:  # nothing is known of F at the beginning of the epoch, nor of its gradient
-                F, norm = self._on_host(objective.epoch_value(w), None, number + 1)
+                F, norm = self._on_host(objective, w, objective.epoch_value(w), None, number + 1)
             length, n_iter = steps.end_epoch(float(F[0])), number + 1
             if self.tol is not None and (norm <= self.tol).all():
                 reason = "converged"
@@ -71,9 +73,9 @@ class SGD(Recipe, Solver[Stochastic]):
             if reason != "max_iter":
                 break
         if rows.streams:
-            F, norm = self._on_host(objective.value(w), None, n_iter)
+            F, norm = self._on_host(objective, w, objective.value(w), None, n_iter)
         else:
-            F, norm = self._on_host(*objective.value_and_gradient(w), n_iter)
+            F, norm = self._on_host(objective, w, *objective.value_and_gradient(w), n_iter)
         P = objective.n_problems
         return Solution(w, F, norm, np.full(P, n_iter, dtype=np.int32), [reason] * P)
 
@@ -95,7 +97,12 @@ class SGD(Recipe, Solver[Stochastic]):
             return objective.value(w), None
         return objective.value_and_gradient(w)
 
-    def _on_host(self, value: Tensor, gradient: Tensor | None, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _on_host(
+        self, objective: Stochastic, w: Tensor, value: Tensor, gradient: Tensor | None, epoch: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """F and the largest number of its gradient, with what an L1 term adds."""
+        value = with_l1(value, w, objective.left_out)
+        gradient = None if gradient is None else nearest(gradient, w, objective.left_out)
         norm = value if gradient is None else gradient.abs().amax(dim=1).to(value.dtype)
         F, largest = torch.stack([value, norm]).cpu().numpy()
         if not (np.isfinite(F).all() and np.isfinite(largest).all()):
@@ -153,9 +160,14 @@ class LineSearch:
         self, block: Block, n_nominal: int, start: Tensor, value: Tensor, gradient: Tensor, growth: float
     ) -> Tensor:
         """Step, where that decreases F enough, and grow or halve the step length; where it did, (P, 1)."""
-        trial = start - self._step * gradient
-        reached = self._objective.batch_value(trial, block, n_nominal)
-        promised = self._step[:, 0] * gradient.square().sum(dim=1)
+        trial, threshold = start - self._step * gradient, self._objective.left_out
+        if threshold is None:
+            promised = self._step[:, 0] * gradient.square().sum(dim=1)
+        else:
+            trial = shrink_(trial, self._step * threshold)
+            promised = (trial - start).square().sum(dim=1) / self._step[:, 0]
+            value = with_l1(value, start, threshold)
+        reached = with_l1(self._objective.batch_value(trial, block, n_nominal), trial, threshold)
         enough = (reached <= value - SUFFICIENT * promised)[:, None]
         self._w.copy_(torch.where(enough, trial, start))
         longer = (self._step * growth).clamp(max=MAX_STEP)
