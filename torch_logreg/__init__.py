@@ -3,6 +3,7 @@
 from torch_logreg._data.inputs import Inputs
 from torch_logreg._estimators.classifier import TorchLogisticClassifier
 from torch_logreg._estimators.classifier_cv import TorchLogisticClassifierCV
+from torch_logreg._estimators.from_sklearn import from_sklearn
 from torch_logreg._estimators.smallest import smallest_C
 from torch_logreg._modules.spec import ModuleSpec, OptimizerSpec
 
@@ -14,6 +15,7 @@ __all__ = [
     "OptimizerSpec",
     "TorchLogisticClassifier",
     "TorchLogisticClassifierCV",
+    "from_sklearn",
     "smallest_C",
 ]
 
@@ -23,6 +25,7 @@ for _public in (
     OptimizerSpec,
     TorchLogisticClassifier,
     TorchLogisticClassifierCV,
+    from_sklearn,
     smallest_C,
 ):
     _public.__module__ = __name__  # pickles name it, and outlive every move of a file

@@ -12,6 +12,7 @@ PUBLIC = [
     "OptimizerSpec",
     "TorchLogisticClassifier",
     "TorchLogisticClassifierCV",
+    "from_sklearn",
     "smallest_C",
 ]
 

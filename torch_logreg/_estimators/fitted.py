@@ -13,6 +13,7 @@ import scipy.sparse
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.linear_model import LogisticRegression
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from torch_logreg._checks.weights import one_a_row
 from torch_logreg._data.inputs import holder
 from torch_logreg._data.loaders import Batches, Item, is_loaded
 from torch_logreg._data.tensors import to_tensor
+from torch_logreg._estimators.to_sklearn import logistic_regression_of
 from torch_logreg._fit.predictor import Output, linear_predictions, module_predictions
 from torch_logreg._losses.links import LINKS, Link, codes_of
 from torch_logreg._modules.copies import copied, picklable, unpickled
@@ -187,6 +189,22 @@ class FittedModel(ClassifierMixin, BaseEstimator):
             pairs = list(self._predicted_batches(batches, _codes))
         labels, weights = read_labels([item for _, item in pairs], batches.name)
         return labels, np.concatenate([codes[:, 0] for codes, _ in pairs]), weights
+
+    def to_sklearn(self) -> LogisticRegression:
+        """Make scikit-learn's own estimator of what was fitted.
+
+        Returns
+        -------
+        model : sklearn.linear_model.LogisticRegression
+            Fitted, with copies of the coefficients: its probabilities are the same. Whoever knows
+            ``LogisticRegression`` by its class, such as a converter, knows it.
+
+        Raises
+        ------
+        TypeError
+            If a module was fitted, which has no coefficients.
+        """
+        return logistic_regression_of(self)
 
     @property
     def module_(self) -> nn.Module:
