@@ -83,7 +83,7 @@ def from_sklearn(
         return _of_sgd(estimator, n_samples)
     raise TypeError(
         f"{type(estimator).__name__} has no counterpart here; pass a LogisticRegression, a "
-        "LogisticRegressionCV or an SGDClassifier(loss='log_loss'). Of a Pipeline or a search, convert the step."
+        "LogisticRegressionCV or an SGDClassifier(loss='log_loss'). Of a Pipeline convert the step."
     )
 
 
@@ -119,7 +119,7 @@ def _of_sgd(estimator: SGDClassifier, n_samples: int | None) -> TorchLogisticCla
     if n_samples is None:
         raise ValueError(
             "n_samples is needed for an SGDClassifier that is not fitted: alpha is a penalty on the mean over "
-            "the rows, and C = 1 / (alpha * n_samples); pass the number of rows that it is to be fitted to."
+            "the rows, and C = 1 / (alpha * n_samples); pass the number of rows that it is to be given."
         )
     given = _given(estimator)
     alpha = float(estimator.alpha)

@@ -19,8 +19,8 @@ def logistic_regression_of(model: Any) -> LogisticRegression:
     fitted = vars(model)
     if "coef_" not in fitted:
         raise TypeError(
-            f"{type(model).__name__} has a module, and LogisticRegression has coefficients alone; take module_ "
-            "itself, or fit the linear model, module=None."
+            f"{type(model).__name__} has a module, and LogisticRegression has coefficients alone; take "
+            "module_ itself, or fit the linear model, module=None."
         )
     C, l1_ratio = (
         fitted.get(f"{name}_", getattr(model, name, default))
