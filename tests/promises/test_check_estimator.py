@@ -58,7 +58,7 @@ ESTIMATORS = [
     of_sgd(module=mlp, batch_size=None),
     of_sgd(module=mlp, learning_rate=0.1, batch_size=None),
     of_sgd(module=mlp, optimizer=torch.optim.Adam, batch_size=None),
-    of_sgd(optimizer=torch.optim.Adam, batch_size=None),
+    of_sgd(optimizer=torch.optim.Adam, learning_rate=0.1, batch_size=None),
 ]
 
 # A row of weight 2 falls into one minibatch of 8, and the same row twice into two.
