@@ -118,8 +118,8 @@ def _of_sgd(estimator: SGDClassifier, n_samples: int | None) -> TorchLogisticCla
         n_samples = round((estimator.t_ - 1) / np.max(estimator.n_iter_))
     if n_samples is None:
         raise ValueError(
-            "n_samples is needed for an SGDClassifier that is not fitted: alpha is a penalty on the mean over "
-            "the rows, and C = 1 / (alpha * n_samples); pass the number of rows that it is to be given."
+            "n_samples is needed for an SGDClassifier that is not fitted: alpha is a penalty on the mean "
+            "over the rows, and C = 1 / (alpha * n_samples); pass the number of rows that it is to be given."
         )
     given = _given(estimator)
     alpha = float(estimator.alpha)
