@@ -298,8 +298,10 @@ class Loaded:
 
     def subset(self, rows: np.ndarray) -> Loaded:
         """Some rows of a Dataset."""
-        assert isinstance(self._batches, DatasetBatches)
-        part = self._batches.subset(rows)
+        batches = self._batches
+        if not isinstance(batches, DatasetBatches):
+            raise TypeError(f"A {batches.name} gives no rows by number; pass its Dataset.")
+        part = batches.subset(rows)
         return Loaded(part, len(rows), self._classes, self._of_class, next(part.items()))
 
     def _coded(self, item: Item) -> Coded:

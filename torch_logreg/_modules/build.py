@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -28,9 +28,9 @@ def own_module(
 ) -> nn.Module:
     """The same as the user made it; `dtype` and `device` are those of the linear model."""
     if module is None:
-        assert isinstance(n_features, int)  # of several inputs `fit` has refused to make one model
+        n_columns = cast(int, n_features)  # of several inputs `fit` has refused to make one model
         # skip_init: a plain constructor draws from the global generator.
-        linear = nn.utils.skip_init(nn.Linear, n_features, n_outputs, device=device, dtype=dtype)
+        linear = nn.utils.skip_init(nn.Linear, n_columns, n_outputs, device=device, dtype=dtype)
         with torch.no_grad():
             linear.weight.zero_()
             linear.bias.zero_()
