@@ -10,6 +10,7 @@ import sklearn
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import GridSearchCV
@@ -98,6 +99,58 @@ def test_early_stopping_keeps_the_best_by_a_score_of_ones_own(scoring, score):
     assert not clf.converged_
     shorter = classifier(max_iter=int(scores.argmax()) + 1).fit(X, y)
     assert_array_equal(clf.predict_proba(X_VAL), shorter.predict_proba(X_VAL))
+
+
+def plain_accuracy(estimator, X, y):
+    return np.mean(estimator.predict(X) == y)
+
+
+@pytest.mark.parametrize("weights", [None, np.ones(len(y))])
+def test_a_callable_of_three_arguments_scores_rows_kept_aside(weights):
+    clf = classifier(early_stopping=True, scoring=plain_accuracy, max_iter=3).fit(X, y, weights)
+    accuracy = classifier(early_stopping=True, max_iter=3).fit(X, y, weights)
+    assert_allclose(clf.validation_scores_, accuracy.validation_scores_)
+
+
+@pytest.mark.parametrize(
+    "given", [{"class_weight": "balanced", "early_stopping": True}, {"sample_weight_val": WEIGHTS}]
+)
+def test_a_callable_that_takes_no_weights_is_told_of_them(given):
+    val = {"X_val": X_VAL, "y_val": Y_VAL} if "sample_weight_val" in given else {}
+    fit = {**val, **{name: given.pop(name) for name in list(given) if name.endswith("_val")}}
+    with pytest.raises(TypeError, match="sample_weight") as caught:
+        classifier(scoring=plain_accuracy, **given).fit(X, y, **fit)
+    assert "with sample_weight=... besides" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize(
+    ("scoring", "error", "words"),
+    [
+        (lambda estimator, X, y: np.nan, ValueError, "not a number"),
+        (lambda estimator, X, y: None, TypeError, "NoneType"),
+        (lambda y, p: 1.0, TypeError, "positional"),
+    ],
+)
+def test_what_is_no_score_is_refused(scoring, error, words, early_stopping):
+    clf = classifier(scoring=scoring, early_stopping=early_stopping)
+    with pytest.raises(error, match=words) as caught:
+        clf.fit(X, y, X_val=X_VAL, y_val=Y_VAL)
+    assert "scoring is called as scoring(estimator, X, y)" in caught.value.__notes__[0]
+
+
+def test_a_score_that_is_not_defined_on_the_rows_returns_no_untrained_model():
+    one_class = {"X_val": X_VAL[Y_VAL == 1], "y_val": Y_VAL[Y_VAL == 1]}
+    with (
+        pytest.warns(UndefinedMetricWarning),
+        pytest.raises(ValueError, match="not a number"),
+    ):
+        classifier(scoring="roc_auc", early_stopping=True).fit(X, y, **one_class)
+
+
+def test_rows_of_one_class_alone_have_no_update_to_score():
+    clf = TorchLogisticClassifier().fit(X, y, (y == 1).astype(float), X_val=X_VAL, y_val=Y_VAL)
+    assert clf.validation_scores_.shape == (0,)
 
 
 def test_the_loss_stops_an_overfitting_network_long_before_the_end():

@@ -191,7 +191,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
     scoring : str, callable or None, default=None
         How these rows are scored. None: accuracy. "loss": the negative mean of the criterion, without the
         penalty. Otherwise the name of a scorer of scikit-learn, or a callable ``(estimator, X, y) -> float``,
-        larger for better.
+        larger for better. It is given `sample_weight` too where these rows have weights: those of the rows
+        kept aside are multiplied by `class_weight`.
 
     validation_fraction : float, default=0.1
         The fraction of rows kept aside, classes in equal parts; not with `X_val`.
@@ -614,7 +615,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         """The fitted attributes."""
         present = Present.of(data, bool(self.fit_intercept))
         if len(present.index) == 1 and not self._is_module():
-            return self._constant(data, present)
+            return self._constant(data, present, self.early_stopping or val is not None)
         seed, kept = self._seed(), val
         if self.early_stopping and val is None:
             data, kept = hold_out(data, self.validation_fraction, seed)
@@ -679,7 +680,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         stock = self._solver_name() == "sgd" and self.learning_rate != "auto"
         return {"optimizer_": "SGD"} if stock else {}
 
-    def _constant(self, data: TrainingData, present: Present) -> dict[str, Any]:
+    def _constant(self, data: TrainingData, present: Present, is_scored: bool) -> dict[str, Any]:
         """The fitted attributes where one class alone has weight: nothing is left to be solved."""
         check_finite(self, data.X)
         dtype = numpy_dtype(data.X, resolve_device(self.device, data.X))
@@ -695,7 +696,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             "stop_reason_": "converged",
             "objective_": 0.0,
             "loss_curve_": history["objective"],
-            "validation_scores_": np.zeros(0) if self.early_stopping else None,
+            "validation_scores_": np.zeros(0) if is_scored else None,
             "_history": history,
         } | ({"dual_gap_": 0.0} if self._has_l1() else {})
 

@@ -13,8 +13,14 @@ from torch import Tensor
 from torch_logreg._checks.data import TrainingData
 from torch_logreg._data.loaders import cut, is_loaded
 from torch_logreg._fit.problem import Judged, Problem
+from torch_logreg._runtime.blame import naming
 
 IMPROVEMENT = 1e-4  # of an accuracy, or relative to any other score, below which it has not improved
+
+SCORING = (
+    "scoring is called as scoring(estimator, X, y), and with sample_weight=... besides where the rows to "
+    "score have weights, those of class_weight included; it returns a number, larger for better."
+)
 
 Score: TypeAlias = Callable[
     [Tensor, Judged], float
@@ -51,8 +57,8 @@ class Scored:
     Parameters
     ----------
     estimator : TorchLogisticClassifier
-    scorer : callable
-        Called as ``scorer(estimator, X, y)``, with `sample_weight` where the rows have weights.
+    scoring : str or callable
+        Called as ``scoring(estimator, X, y)``, with `sample_weight` where a row has another weight than 1.
     kept : TrainingData
     attributes : callable
         Makes the fitted attributes of parameters.
@@ -61,21 +67,25 @@ class Scored:
     def __init__(
         self,
         estimator: Any,
-        scorer: Callable[..., float],
+        scoring: str | Callable[..., float],
         kept: TrainingData,
         attributes: Callable[[Tensor], dict[str, Any]],
     ) -> None:
-        self._estimator, self._scorer, self._kept, self._attributes = estimator, scorer, kept, attributes
+        self._estimator, self._kept, self._attributes = estimator, kept, attributes
+        self._what, self._scorer = f"scoring={scoring!r}", get_scorer(scoring)
         self._labels = kept.classes[kept.codes]
-        unweighted = kept.weights.strides == (0,)
-        self._given: dict[str, Any] = {} if unweighted else {"sample_weight": kept.weights}
+        self._given = {} if (kept.weights == 1).all() else {"sample_weight": kept.weights}
 
     def __call__(self, w: Tensor, judged: Judged) -> float:
         kind: Any = type(self._estimator)
         twin = kind.__new__(kind)
         twin.__dict__.update(vars(self._estimator), **self._attributes(w))
         twin.__dict__.pop("feature_names_in_", None)  # the rows kept are checked, and have no names any more
-        return self._scorer(twin, self._kept.X, self._labels, **self._given)
+        with naming(self._what, SCORING):
+            score = float(self._scorer(twin, self._kept.X, self._labels, **self._given))
+            if np.isnan(score):
+                raise ValueError("The score of the rows to score is not a number, and ranks no update.")
+        return score
 
 
 class Validation:
@@ -105,7 +115,7 @@ class Validation:
 
     def __call__(self, w: Tensor) -> bool:
         judged = self._problem.judged_by(self._kept, w)
-        score = judged.accuracy if self._score is None else float(self._score(w, judged))
+        score = judged.accuracy if self._score is None else self._score(w, judged)
         self.scores.append(score)
         self.losses.append(judged.loss)
         if not self._patience:
@@ -140,5 +150,5 @@ def validation_of(
                 f"scoring={scoring!r} predicts all rows at once, and those to score come from a Dataset or "
                 "DataLoader; use scoring='loss' or None, or pass arrays as X_val and y_val."
             )
-        score = Scored(estimator, get_scorer(scoring), kept, attributes)
+        score = Scored(estimator, scoring, kept, attributes)
     return Validation(problem, kept, score, estimator.n_iter_no_change if estimator.early_stopping else 0)
