@@ -75,6 +75,18 @@ def test_every_solver_gives_there_what_it_gives_here(problem, solver, monkeypatc
     assert got.module_.weight.device.type == "lazy"
 
 
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.Adafactor])
+def test_an_optimizer_steps_the_parameters_of_a_module_there(optimizer):
+    """One vector of all parameters, or each of its own: weights and biases."""
+    data = load("birthwt")
+    X, y = standardised(data.X[:, :2]).astype(np.float32), data.y
+    settings = {"module": torch.nn.Linear(2, 1), "optimizer": optimizer, "max_iter": 2, "tol": None}
+    expected = TorchLogisticClassifier(**settings, batch_size=None).fit(X, y)
+    got = TorchLogisticClassifier(**settings, batch_size=None, device="lazy").fit(X, y)
+    assert_allclose(got.loss_curve_, expected.loss_curve_, rtol=1e-5)
+    assert_allclose(got.predict_proba(X), expected.predict_proba(X), rtol=1e-4)
+
+
 def test_tensors_that_lie_there_are_computed_with_there(problem):
     X, y = problem
     rows, labels = on_lazy(X), on_lazy(y)

@@ -185,7 +185,6 @@ class Stepped:
         if self._treats_all_alike():
             self._parameters = [as_parameter(w)]
             self._optimizer.param_groups[0]["params"] = self._parameters
-        self._sizes = [parameter.numel() for parameter in self._parameters]
         self._memory = [parameter.data for parameter in self._parameters]  # parts of `w`
         self._takes_closure = _needs_closure(self._optimizer)
         self._scaler = objective.scaler
@@ -241,8 +240,12 @@ class Stepped:
         if len(self._parameters) == 1:
             self._parameters[0].grad = gradient.view_as(self._parameters[0])
         else:
-            for parameter, part in zip(self._parameters, gradient[0].split(self._sizes), strict=True):
-                parameter.grad = part.view_as(parameter)
+            flat, start = gradient[0], 0
+            for (
+                parameter
+            ) in self._parameters:  # not by `split`, whose parts the lazy device cannot compute with
+                parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
+                start += parameter.numel()
         if self._scaler is not None:
             self._scaler.unscale_(self._optimizer)
         if self._clip is not None:
