@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from torch_logreg import TorchLogisticClassifier
+from torch_logreg._estimators.progress import Table
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(200, 5))
@@ -71,3 +72,10 @@ def test_the_best_is_bold_on_a_terminal_and_there_alone(capsys, monkeypatch):
         is_best = losses[k] == losses[: k + 1].min()
         assert (f"\033[1m{losses[k]:>12.6f}\033[0m" in line) == is_best
     assert [re.sub(r"\033\[\dm", "", line)[:-12] for line in lines] == [line[:-12] for line in plain[1:]]
+
+
+def test_a_loss_that_is_no_number_is_never_the_best(monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    table = Table("epoch")
+    assert "\033" not in table._marked("valid loss", "nan", np.nan)
+    assert "\033" in table._marked("valid loss", "1.0", 1.0)

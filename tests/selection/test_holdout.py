@@ -127,7 +127,6 @@ def test_a_callable_that_takes_no_weights_is_told_of_them(given):
 @pytest.mark.parametrize(
     ("scoring", "error", "words"),
     [
-        (lambda estimator, X, y: np.nan, ValueError, "not a number"),
         (lambda estimator, X, y: None, TypeError, "NoneType"),
         (lambda y, p: 1.0, TypeError, "positional"),
     ],
@@ -143,9 +142,15 @@ def test_a_score_that_is_not_defined_on_the_rows_returns_no_untrained_model():
     one_class = {"X_val": X_VAL[Y_VAL == 1], "y_val": Y_VAL[Y_VAL == 1]}
     with (
         pytest.warns(UndefinedMetricWarning),
-        pytest.raises(ValueError, match="not a number"),
+        pytest.raises(ValueError, match="is NaN after update 0"),
     ):
         classifier(scoring="roc_auc", early_stopping=True).fit(X, y, **one_class)
+
+
+def test_a_loss_that_is_no_number_on_the_rows_to_score_returns_no_untrained_model():
+    far = {"X_val": np.full_like(X_VAL, 1.7e308), "y_val": Y_VAL}
+    with pytest.raises(ValueError, match="is NaN after update 0"):
+        classifier(scoring="loss", early_stopping=True).fit(X, y, **far)
 
 
 def test_rows_of_one_class_alone_have_no_update_to_score():

@@ -61,7 +61,7 @@ class Table:
     def _marked(self, column: str, text: str, cost: float) -> str:
         """The text, in bold if it is the best of the column so far."""
         text = text.rjust(WIDTH)
-        if cost >= self._best[column]:
+        if not cost < self._best[column]:
             return text
         self._best[column] = cost
         return f"{BOLD}{text}{PLAIN}" if self._bold else text

@@ -82,10 +82,7 @@ class Scored:
         twin.__dict__.update(vars(self._estimator), **self._attributes(w))
         twin.__dict__.pop("feature_names_in_", None)  # the rows kept are checked, and have no names any more
         with naming(self._what, SCORING):
-            score = float(self._scorer(twin, self._kept.X, self._labels, **self._given))
-            if np.isnan(score):
-                raise ValueError("The score of the rows to score is not a number, and ranks no update.")
-        return score
+            return float(self._scorer(twin, self._kept.X, self._labels, **self._given))
 
 
 class Validation:
@@ -116,6 +113,12 @@ class Validation:
     def __call__(self, w: Tensor) -> bool:
         judged = self._problem.judged_by(self._kept, w)
         score = judged.accuracy if self._score is None else self._score(w, judged)
+        if np.isnan(score):
+            raise ValueError(
+                f"The score of the rows to score is NaN after update {len(self.scores)} (counted from 0), "
+                "which says nothing of the weights; use a scoring that is defined on these rows (some need "
+                "all classes), scale X_val as X is, or use a smaller learning_rate."
+            )
         self.scores.append(score)
         self.losses.append(judged.loss)
         if not self._patience:
