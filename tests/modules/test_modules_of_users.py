@@ -620,3 +620,11 @@ def test_errors_of_a_criterion_and_a_schedule_name_them():
     with pytest.raises(LookupError) as caught:
         fitted(nn.Linear(4, 1), lr_schedule=functools.partial(Stuck, gamma=0.5))
     assert "lr_schedule, a Stuck" in notes(caught.value)
+
+
+def test_a_search_may_pass_numbers_of_numpy():
+    settings = {"module": nn.Linear(4, 1), "max_iter": 2, "early_stopping": True, "random_state": 0}
+    plain = TorchLogisticClassifier(batch_size=16, validation_fraction=0.25, **settings).fit(X, y)
+    numpys = {"batch_size": np.int64(16), "validation_fraction": np.float32(0.25)}
+    searched = TorchLogisticClassifier(**numpys, **settings).fit(X, y)
+    assert_array_equal(searched.predict_proba(X), plain.predict_proba(X))

@@ -618,7 +618,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             return self._constant(data, present, self.early_stopping or val is not None)
         seed, kept = self._seed(), val
         if self.early_stopping and val is None:
-            data, kept = hold_out(data, self.validation_fraction, seed)
+            data, kept = hold_out(data, float(self.validation_fraction), seed)
         problem = self._problem(data, seed, initial)
         C = float(self.C)
         factor = problem.weight_sum * (C if np.isfinite(C) else 1.0)
@@ -719,7 +719,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             settings |= {name: getattr(self, name) for name in READ_BY_SGD}
             make, each = schedule_of(self.lr_schedule)
             settings |= {"optimizer": optimizer, "lr_schedule": make, "schedule_each": each}
-            settings |= {"batch_size": batch_size, "seed": seed}
+            # Searches pass numpy's numbers, which torch and scikit-learn do not take everywhere.
+            settings |= {"batch_size": None if batch_size is None else int(batch_size), "seed": seed}
         objective = problem.objective
         if self._solver_name() == "natural-sgd" and isinstance(objective, Curved):
             settings |= natural_settings(objective)
