@@ -15,12 +15,12 @@ from torch_logreg._solvers.quadratic import Array, Quadratic, minimise, nearest
 
 # Parameters of a working set, at least and at most where all are 0: so many that their Hessian takes
 # `SET_WORK` multiplications. And how many times those that are not 0.
-SET_SIZES, SET_WORK, SET_GROWTH = (20, 100), 2**24, 2
+SET_SIZES, SET_WORK, SET_GROWTH = (20, 100), 2**24, 1.5
 # Multiplications for a Hessian from which it is kept while steps leave at most this part of the residual.
 KEPT_WORK, KEPT = 2**24, 0.15
 # Of the largest violation on all columns, what is left on a working set before all are looked at again; and
 # of the residual of F, what is left of that of its quadratic model.
-INNER, MODEL = 0.03, 0.005
+INNER, MODEL = 0.1, 0.005
 ARMIJO = 1e-4  # of the decrease that a step promises, what it has to bring
 FIRST_DAMPING, DAMPING_GROWTH, LEAST_DAMPING = 1e-3, 8.0, 1e-6  # in scaled coordinates
 # Of the mean curvature, added to a Hessian: where columns are collinear, or all classes of one have
@@ -162,7 +162,7 @@ class _Run:
             stalled = stalled + 1 if first <= 4 * self.objective.eps * F else 0
             if stalled == STALLED and self.tol is not None:
                 return "precision", look
-            size = max(smallest, SET_GROWTH * _n_nonzero(objective, look), size * (2 if stalled else 1))
+            size = max(smallest, int(SET_GROWTH * _n_nonzero(objective, look)), size * (2 if stalled else 1))
         return self.ended or "converged", look
 
     def _on(self, working: Working, aim: _Aim) -> tuple[float, float]:
@@ -317,7 +317,7 @@ class _Set:
             self.is_new = False
             return 0.0
         key = torch.where(nonzero, torch.inf, torch.where(self._has_part, ratios, -1.0))
-        size = min(n_penalised, max(size, SET_GROWTH * int(nonzero.sum())))
+        size = min(n_penalised, max(size, int(SET_GROWTH * int(nonzero.sum()))))
         self._index = key.topk(size).indices.sort().values
         self.set, self.is_new = self._objective.on(self._index, look), True
         return 0.0 if size == n_penalised else INNER * _worst_ratio(self._objective, look)

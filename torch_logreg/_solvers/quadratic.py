@@ -51,15 +51,18 @@ def shrink(u: Array, by: Array | float) -> Array:
 
 def minimise(q: Quadratic, u: Array, residual: float) -> Array:
     """The minimum from u, until no subgradient is above `residual`; numbers that are 0 are exactly 0."""
+    return _by_products(q, u, residual) if q.matrix is None else _by_matrix(q, u, residual)
+
+
+def _by_matrix(q: Quadratic, u: Array, residual: float) -> Array:
     Hu = q.product(u)
-    solve = _by_cholesky if q.matrix is not None else _by_conjugate_gradients
     least, bound, waited = np.inf, None, 0
     for _ in range(ROUNDS):
         found = nearest(Hu + q.linear, u, q.threshold)
         size = float(np.abs(found).max(initial=0.0))
         if size <= residual:
             break
-        moved = _to_predicted_signs(q, u, Hu, found, solve)
+        moved = _to_predicted_signs(q, u, Hu, found, _by_cholesky)
         waited = 0 if size < least else waited + 1
         stuck = moved is None or waited > PATIENCE or (len(u) > FEW and size > SLOW * least)
         least = min(least, size)
@@ -67,13 +70,32 @@ def minimise(q: Quadratic, u: Array, residual: float) -> Array:
             u, Hu = moved
         if stuck:
             bound = _largest_curvature(q) if bound is None else bound
-            further = _accelerated(q, u, bound)
-            product = q.product(further)
-            if q.value(further, product) <= q.value(u, Hu):
-                u, Hu = further, product
-            else:
-                bound *= 2
+            u, Hu, bound = _further(q, u, Hu, bound)
     return u
+
+
+def _by_products(q: Quadratic, u: Array, residual: float) -> Array:
+    """Proximal steps find the signs, and conjugate gradients the numbers that have them."""
+    Hu, bound = q.product(u), _largest_curvature(q)
+    for _ in range(ROUNDS):
+        found = nearest(Hu + q.linear, u, q.threshold)
+        if np.abs(found).max(initial=0.0) <= residual:
+            break
+        u, Hu, bound = _further(q, u, Hu, bound)
+        found = np.where(u != 0, nearest(Hu + q.linear, u, q.threshold), 0.0)
+        moved = _to_predicted_signs(q, u, Hu, found, _by_conjugate_gradients)
+        if moved is not None:
+            u, Hu = moved
+    return u
+
+
+def _further(q: Quadratic, u: Array, Hu: Array, bound: float) -> tuple[Array, Array, float]:
+    """A block of proximal steps; a bound of the curvature that was too small is doubled."""
+    reached = _accelerated(q, u, bound)
+    product = q.product(reached)
+    if q.value(reached, product) <= q.value(u, Hu):
+        return reached, product, bound
+    return u, Hu, 2 * bound
 
 
 def _to_predicted_signs(
