@@ -23,6 +23,7 @@ HELD_NUMBERS = 2**27  # of columns that are held in float64; more are gathered a
 DENSE_NUMBERS, DENSE_PART, SQUARED = 2**23, 8, 300
 CHUNK_NUMBERS = 2**18  # of columns times weights, in the products of columns with one another
 LEAST = 1e-300  # of a scale
+CANCELLED = 64.0  # times eps, of a mean square, what rounding leaves of it less the square of the mean
 FEW_PART = 0.25  # of the columns, up to which some are gathered rather than all read
 
 
@@ -182,7 +183,9 @@ class SparseColumns(ColumnSet):
         if not has_ones:
             mean = torch.zeros_like(mean)
         square = self._squares_of(shares[None])[0]
-        self._scaled_by(mean, (square - mean.square()).clamp_(min=0), l2)
+        variance = square - mean.square()
+        rounding = CANCELLED * torch.finfo(mean.dtype).eps * square
+        self._scaled_by(mean, variance.masked_fill_(variance <= rounding, 0.0), l2)
 
     @functools.cached_property
     def _squared(self) -> Sparse:
