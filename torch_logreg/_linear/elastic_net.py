@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -68,7 +69,7 @@ class ElasticNetObjective(Composite):
         self.weight_sum = weights.sum()
         self.shares = weights / self.weight_sum
 
-    @property
+    @functools.cached_property
     def threshold(self) -> Tensor:
         threshold = self.zeros().view(self.n_outputs, -1)
         threshold[:, : self.rows.n_features] = self.penalty.l1

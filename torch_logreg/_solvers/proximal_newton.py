@@ -168,7 +168,8 @@ class _Run:
     def _on(self, working: Working, aim: _Aim) -> tuple[float, float]:
         """Steps on a working set, one at least; what the first and the last of them promised."""
         first, promised, before = np.inf, np.inf, np.inf
-        keeps = self.objective.rows.n_rows * len(working.u) ** 2 >= KEPT_WORK
+        n_rows = aim.n_rows or self.objective.rows.n_rows
+        keeps = n_rows * len(working.u) ** 2 >= KEPT_WORK
         while not self.ended:
             slopes = working.slopes()
             found = nearest(slopes[: working.n], working.u[: working.n], working.threshold)
@@ -179,7 +180,7 @@ class _Run:
                 self._kept = None
             value, before = working.value, norm
             promised, length = self._step(working, slopes, found)
-            first = min(first, promised) if first == np.inf else first
+            first = promised if first == np.inf else first
             self._tell(working, value, norm, length, aim)
             if not length:
                 break
@@ -257,7 +258,7 @@ class _Run:
             w,
             np.zeros(1, dtype=bool),
             aim.n_rows,
-            np.full(1, np.nan if aim.n_rows else before - aim.bound),
+            np.full(1, np.nan if aim.rough else before - aim.bound),
             np.full(1, np.count_nonzero(working.u[: working.n])),
         )
         if self.callback(iteration):
