@@ -75,8 +75,8 @@ def test_products_are_those_of_centred_and_scaled_columns(kind, has_ones, l2, mo
 
 @kinds
 @ones
-def test_inner_products_of_the_columns_of_one_output(kind, has_ones, monkeypatch):
-    monkeypatch.setattr(columns, "CHUNK_NUMBERS", 40)
+def test_inner_products_of_the_columns_of_one_output(kind, has_ones, monkeypatch, limits):
+    limits(sandwich_numbers=40)
     found = gather(rows_of(kind, monkeypatch), CHOSEN, SHARES, 0.1, has_ones)
     A, _, _ = scaled_by_hand(kind, 0.1, has_ones)
     weights = RNG.uniform(size=N) / N
@@ -87,8 +87,8 @@ def test_inner_products_of_the_columns_of_one_output(kind, has_ones, monkeypatch
 
 @pytest.mark.parametrize("kind", ["dense", "not held", "few sparse"])
 @ones
-def test_inner_products_of_pairs_of_a_column_and_an_output(kind, has_ones, monkeypatch):
-    monkeypatch.setattr(columns, "CHUNK_NUMBERS", 40)
+def test_inner_products_of_pairs_of_a_column_and_an_output(kind, has_ones, monkeypatch, limits):
+    limits(sandwich_numbers=40)
     found = gather(rows_of(kind, monkeypatch), CHOSEN, SHARES, 0.1, has_ones)
     A, _, _ = scaled_by_hand(kind, 0.1, has_ones)
     diagonal, factors = RNG.uniform(size=(K, N)), RNG.uniform(size=(K, N))
@@ -115,3 +115,10 @@ def test_predictions_and_slopes_of_all_columns_are_in_the_dtype_asked_for(kind, 
         z = predictions(rows, torch.from_numpy(some), torch.float64)
         np.testing.assert_allclose(z, some @ exact(kind).T, rtol=1e-10, atol=1e-8)
     np.testing.assert_allclose(slopes(rows, torch.from_numpy(r)), r @ exact(kind), rtol=1e-9, atol=1e-8)
+
+
+def test_of_many_pairs_no_matrix_is_made(monkeypatch):
+    monkeypatch.setattr(columns, "FACTORISED", 4)
+    found = gather(rows_of("dense", monkeypatch), CHOSEN, SHARES, 0.1, True)
+    column = torch.arange(5)
+    assert found.matrix(torch.ones(1, N), None, column, torch.zeros_like(column)) is None
