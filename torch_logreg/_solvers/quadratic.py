@@ -122,7 +122,14 @@ def _to_predicted_signs(
     length = search(u, direction, float(slopes @ direction), float(product @ direction), q.threshold)
     if length is None:
         return None
-    return _at(u, direction, length), Hu + length * product
+    there = _at(u, direction, length), Hu + length * product
+    if length == 1.0:
+        return there
+    # All that would change their sign on the whole way, at 0 at once: the search may stop at the first of many.
+    cut = u + direction
+    cut[(cut * signs < 0) | (signs == 0)] = 0.0
+    of_cut = q.product(cut)
+    return (cut, of_cut) if q.value(cut, of_cut) < q.value(*there) else there
 
 
 def search(u: Array, direction: Array, slope: float, curvature: float, threshold: Array) -> float | None:
