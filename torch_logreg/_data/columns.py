@@ -21,7 +21,7 @@ HELD_NUMBERS = 2**27  # of columns that are held in float64; more are gathered a
 # Sparse columns are made dense where they are few numbers, or not much fewer than they would be then: else
 # only multiplied with, where they are more than `SQUARED` or have several outputs.
 DENSE_NUMBERS, DENSE_PART, SQUARED = 2**23, 8, 300
-FACTORISED = 800  # pairs of dense columns, above which a factorisation takes longer than many products
+FACTORISED = 1500  # pairs of dense columns, above which a factorisation takes longer than many products
 LEAST = 1e-300  # of a scale
 CANCELLED = 64.0  # times eps, of a mean square, what rounding leaves of it less the square of the mean
 FEW_PART = 0.25  # of the columns, up to which some are gathered rather than all read

@@ -67,11 +67,25 @@ def _by_matrix(q: Quadratic, u: Array, residual: float) -> Array:
         stuck = moved is None or waited > PATIENCE or (len(u) > FEW and size > SLOW * least)
         least = min(least, size)
         if moved is not None:
-            u, Hu = moved
+            u, Hu = _settled(q, *moved)
         if stuck:
             bound = _largest_curvature(q) if bound is None else bound
             u, Hu, bound = _further(q, u, Hu, bound)
     return u
+
+
+def _settled(q: Quadratic, u: Array, Hu: Array) -> tuple[Array, Array]:
+    """The minimum over the numbers that are not 0, of which more may become 0 and none leaves it.
+
+    Where there is next to no curvature a way leads past many zeros, and each round ends at the first of them.
+    """
+    for _ in range(len(u)):
+        found = np.where(u != 0, nearest(Hu + q.linear, u, q.threshold), 0.0)
+        moved = _to_predicted_signs(q, u, Hu, found, _by_cholesky)
+        if moved is None or np.count_nonzero(moved[0]) == np.count_nonzero(u):
+            return (u, Hu) if moved is None else moved
+        u, Hu = moved
+    return u, Hu
 
 
 def _by_products(q: Quadratic, u: Array, residual: float) -> Array:
