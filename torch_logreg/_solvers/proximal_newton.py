@@ -313,7 +313,7 @@ class _Set:
         ratios, nonzero = _ratios(self._objective, look)
         wanted = nonzero | (ratios > 1)
         n_penalised = int(self._has_part.sum())
-        if self._index is not None and not self.is_left_out(wanted):
+        if self._index is not None and not _is_left_out(wanted, self._index):
             self.set.at(look)
             self.is_new = False
             return 0.0
@@ -323,12 +323,12 @@ class _Set:
         self.set, self.is_new = self._objective.on(self._index, look), True
         return 0.0 if size == n_penalised else INNER * _worst_ratio(self._objective, look)
 
-    def is_left_out(self, wanted: Tensor) -> bool:
-        """Whether some of these parameters are not in the set."""
-        assert self._index is not None
-        left = wanted.clone()
-        left[self._index] = False
-        return bool(left.any())
+
+def _is_left_out(wanted: Tensor, index: Tensor) -> bool:
+    """Whether some of the parameters that are wanted have none of these numbers."""
+    left = wanted.clone()
+    left[index] = False
+    return bool(left.any())
 
 
 class Hessian(NamedTuple):
