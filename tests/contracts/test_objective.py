@@ -15,12 +15,14 @@ from helpers.objectives import held_objective, sparse_rows_objective, streamed_o
 from helpers.subclasses import subclasses
 from torch_logreg._contracts.objective import Curved, Factorable, Objective
 from torch_logreg._data.arrays import ArrayRows
+from torch_logreg._linear.elastic_net import ElasticNetObjective
 from torch_logreg._linear.many_outputs import many_outputs
 from torch_logreg._linear.minibatches import MinibatchObjective
 from torch_logreg._linear.model import LinearModel
 from torch_logreg._linear.streamed import Streamed
 from torch_logreg._losses.criteria import resolve_criterion
 from torch_logreg._losses.losses import LOSSES
+from torch_logreg._losses.penalties import ElasticNet
 from torch_logreg._modules.build import build_module
 from torch_logreg._modules.objective import ModuleObjective
 
@@ -70,6 +72,12 @@ def in_the_space_of_the_rows(loss: str) -> Objective:
     return sparse_rows_objective(_rows(loss, X, 1), rule, C, n_outputs, True)[0]
 
 
+def with_l1(loss: str) -> Objective:
+    rule, _, n_outputs = _settings(loss, 1)
+    rows = _rows(loss, _dense(), 1)
+    return ElasticNetObjective(rows, rule, ElasticNet(0.01, 0.1), n_outputs, True, torch.float64)
+
+
 def of_a_module(loss: str) -> Objective:
     rule = resolve_criterion(None, classes_for(LOSSES[loss]))
     with torch.random.fork_rng():
@@ -87,6 +95,7 @@ OBJECTIVES: dict[str, Callable[[str], Objective]] = {
     "held columns": held,
     "many outputs": of_many_outputs,
     "the space of sparse rows": in_the_space_of_the_rows,
+    "an L1 term": with_l1,
     "a module": of_a_module,
 }
 kinds = pytest.mark.parametrize("kind", OBJECTIVES)

@@ -16,7 +16,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from helpers.datasets import load, standardised
-from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
+from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV, smallest_C
 from torch_logreg._solvers.conjugate_gradients import Preconditioner
 from torch_logreg._solvers.registry import SOLVERS
 
@@ -85,6 +85,19 @@ def test_an_optimizer_steps_the_parameters_of_a_module_there(optimizer):
     got = TorchLogisticClassifier(**settings, batch_size=None, device="lazy").fit(X, y)
     assert_allclose(got.loss_curve_, expected.loss_curve_, rtol=1e-5)
     assert_allclose(got.predict_proba(X), expected.predict_proba(X), rtol=1e-4)
+
+
+@pytest.mark.parametrize("l1_ratio", [0.5, 1.0])
+@pytest.mark.one_in(100)
+def test_an_l1_fit_has_there_the_zeros_that_it_has_here(problem, l1_ratio):
+    X, y = problem
+    params = {"l1_ratio": l1_ratio, "C": 0.05, "tol": 1e-6}
+    expected = TorchLogisticClassifier(**params).fit(X, y)
+    got = TorchLogisticClassifier(**params).fit(on_lazy(X), on_lazy(y))
+    assert_agree(got, expected, on_lazy(X))
+    assert_array_equal(got.coef_ == 0, expected.coef_ == 0)
+    assert got.dual_gap_ <= 2e-6 * got.objective_
+    assert smallest_C(on_lazy(X), y, l1_ratio) == pytest.approx(smallest_C(X, y, l1_ratio), rel=1e-12)
 
 
 def test_tensors_that_lie_there_are_computed_with_there(problem):

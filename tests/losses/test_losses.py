@@ -303,3 +303,27 @@ def test_the_value_alone_is_the_value_with_the_gradient(loss):
     assert value.shape == (2, 50)
     torch.testing.assert_close(value, loss.value_and_gradient(z, target)[0], rtol=1e-15, atol=0)
     torch.testing.assert_close(z, given, rtol=0, atol=0)  # neither overwrites it
+
+
+@losses
+@pytest.mark.parametrize("part", [0.0, 0.3, 1.0])
+def test_the_entropy_is_minus_the_conjugate_at_part_of_the_gradient(loss, part):
+    z, codes = _draw(loss, 3.0)
+    target = loss.encode(codes, z.dtype)
+    slope = loss.gradient(z, target)
+    p = _exact(z, codes)[3].astype(float)[0]
+    q = part * p + (1 - part) * np.eye(len(p))[codes.numpy()].T
+    np.testing.assert_allclose(
+        loss.entropy(slope, target, part)[0], special.entr(q).sum(axis=0), rtol=1e-12, atol=1e-15
+    )
+
+
+@losses
+def test_entropy_and_loss_meet_fenchel_and_young_with_equality(loss):
+    """``loss(z) = z @ gradient + entropy(gradient)`` but for the logit of the row's class."""
+    z, codes = _well_predicted(loss, torch.float64)
+    target = loss.encode(codes, z.dtype)
+    value, slope = loss.value_and_gradient(z, target)
+    own = z[:, 0] * (codes == 1) if z.shape[1] == 1 else z.gather(1, codes[None, None])[:, 0]
+    linear = (z * slope).sum(dim=1) + 0 * own
+    np.testing.assert_allclose(linear + loss.entropy(slope, target, 1.0), value, atol=1e-12)

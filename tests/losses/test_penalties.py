@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from torch_logreg._losses.penalties import L2Penalty
+from torch_logreg._losses.penalties import ElasticNet, L2Penalty
 
 STRENGTH = torch.tensor([2.0, 0.25, 0.0], dtype=torch.float64)
 
@@ -36,3 +36,20 @@ def test_problems_are_alike_where_there_are_several_and_all_have_a_penalty():
     assert L2Penalty(STRENGTH[:2]).alike()
     assert not L2Penalty(STRENGTH).alike()
     assert not L2Penalty(STRENGTH[:1]).alike()
+
+
+def test_an_elastic_net_is_that_of_scikit_learn_over_C_times_the_weight():
+    coef = np.random.default_rng(0).normal(size=(3, 5))
+    penalty = ElasticNet.of(0.7, 0.3, 20.0)
+    expected = (0.3 * np.abs(coef).sum() + 0.35 * (coef**2).sum()) / 14
+    np.testing.assert_allclose(penalty.value(torch.from_numpy(coef)), expected, rtol=1e-14)
+    assert penalty.times(2.0) == ElasticNet(2 * penalty.l1, 2 * penalty.l2)
+
+
+def test_the_conjugate_is_the_largest_excess_of_slopes_over_the_penalty():
+    penalty, grid = ElasticNet(0.4, 0.25), np.linspace(-20, 20, 400_001)
+    for slope in (-2.0, -0.4, 0.1, 3.0):
+        values = slope * grid - 0.4 * np.abs(grid) - 0.125 * grid**2
+        found = penalty.conjugate(torch.tensor([slope], dtype=torch.float64))
+        np.testing.assert_allclose(found, values.max(), atol=1e-8)
+    assert ElasticNet(0.4, 0.0).conjugate(torch.tensor([0.3])) == 0

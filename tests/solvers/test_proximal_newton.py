@@ -281,17 +281,30 @@ def test_small_working_sets_lead_to_the_same_optimum(small_sets, kind, n_classes
 
 
 @pytest.mark.parametrize("kind", ["dense", "CSR"])
-def test_the_sizes_at_which_columns_are_held_change_nothing(monkeypatch, kind):
+def test_the_sizes_at_which_columns_are_held_change_nothing(monkeypatch, limits, kind):
     from torch_logreg._data import columns
 
     X, codes, weight = data(3, kind)
     expected, _ = solved(objective_of(X, codes, weight, 1.0, 0.5, kind))
     monkeypatch.setattr(columns, "HELD_NUMBERS", 1)
     monkeypatch.setattr(columns, "DENSE_NUMBERS", 1)  # sparse columns are multiplied with as they are
-    monkeypatch.setattr(columns, "CHUNK_NUMBERS", 40)
+    limits(sandwich_numbers=40)
     found, _ = solved(objective_of(X, codes, weight, 1.0, 0.5, kind))
     assert found.reasons == ["converged"]
     assert found.objective[0] == pytest.approx(expected.objective[0], rel=2e-8)
+
+
+@classes
+@ratios
+def test_of_many_pairs_no_matrix_is_made_and_the_optimum_is_the_same(monkeypatch, n_classes, l1_ratio):
+    from torch_logreg._data import columns
+
+    monkeypatch.setattr(columns, "FACTORISED", 1)
+    X, codes, weight = data(n_classes)
+    objective = objective_of(X, codes, weight, 1.0, l1_ratio)
+    solution, _ = solved(objective)
+    found = judged(objective, solution.w, X, codes, weight, 1.0, l1_ratio)
+    assert solution.reasons == ["converged"] and found.gap <= 2e-8 * found.objective
 
 
 @pytest.mark.parametrize("squared", [0, 300])

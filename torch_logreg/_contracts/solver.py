@@ -31,8 +31,8 @@ class Iteration(NamedTuple):
     w: Tensor  # (P, n_parameters) after the update
     done: np.ndarray  # bool, whether this was the last update
     sample_rows: int = 0  # of the sample that F is of; 0 where it is of all rows
-    # With an L1 term: by how much F is above its minimum at most before the update, NaN where that is not
-    # known, and parameters other than 0 after it.
+    # With an L1 term: by how much F is above its minimum at most before the update, NaN where F is of a
+    # sample or has a stronger penalty than the wanted one; and parameters other than 0 after it.
     gap: np.ndarray | None = None
     n_nonzero: np.ndarray | None = None
 

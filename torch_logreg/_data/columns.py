@@ -21,8 +21,9 @@ HELD_NUMBERS = 2**27  # of columns that are held in float64; more are gathered a
 # Sparse columns are made dense where they are few numbers, or not much fewer than they would be then: else
 # only multiplied with, where they are more than `SQUARED` or have several outputs.
 DENSE_NUMBERS, DENSE_PART, SQUARED = 2**23, 8, 300
-CHUNK_NUMBERS = 2**18  # of columns times weights, in the products of columns with one another
+FACTORISED = 1500  # pairs of dense columns, above which a factorisation takes longer than many products
 LEAST = 1e-300  # of a scale
+CANCELLED = 64.0  # times eps, of a mean square, what rounding leaves of it less the square of the mean
 FEW_PART = 0.25  # of the columns, up to which some are gathered rather than all read
 
 
@@ -133,14 +134,18 @@ class DenseColumns(ColumnSet):
         columns = functools.reduce(Tensor.add_, (r[:, rows] @ A.square() for rows, A in self._chunks()))
         return self._with_ones(columns, r)
 
-    def matrix(self, diagonal: Tensor, factors: Tensor | None, column: Tensor, output: Tensor) -> Tensor:
+    def matrix(
+        self, diagonal: Tensor, factors: Tensor | None, column: Tensor, output: Tensor
+    ) -> Tensor | None:
         size, K = len(column), len(diagonal)
+        if size > FACTORISED:
+            return None
         if K == 1:
             return self._of_one(diagonal[0])
         result = diagonal.new_zeros((size, size))
         members = [(output == k).nonzero()[:, 0] for k in range(K)]
         blocks = [diagonal.new_zeros((len(some), len(some))) for some in members]
-        step = max(1, CHUNK_NUMBERS // size)
+        step = max(1, limits_of(diagonal.device).sandwich_numbers // size)
         for rows, A in self._chunks():
             for first in range(0, len(A), step):
                 part = slice(rows.start + first, min(rows.start + first + step, rows.stop))
@@ -159,7 +164,8 @@ class DenseColumns(ColumnSet):
         """The inner products where there is one output: pairs are the columns, in their order."""
         m = len(self.center)
         result = weights.new_zeros((m + self.has_ones, m + self.has_ones))
-        among, step = weights.new_zeros((m, m)), max(1, CHUNK_NUMBERS // max(m, 1))
+        among = weights.new_zeros((m, m))
+        step = max(1, limits_of(weights.device).sandwich_numbers // max(m, 1))
         for rows, A in self._chunks():
             for first in range(0, len(A), step):
                 some = A[first : first + step]
@@ -182,7 +188,9 @@ class SparseColumns(ColumnSet):
         if not has_ones:
             mean = torch.zeros_like(mean)
         square = self._squares_of(shares[None])[0]
-        self._scaled_by(mean, (square - mean.square()).clamp_(min=0), l2)
+        variance = square - mean.square()
+        rounding = CANCELLED * torch.finfo(mean.dtype).eps * square
+        self._scaled_by(mean, variance.masked_fill_(variance <= rounding, 0.0), l2)
 
     @functools.cached_property
     def _squared(self) -> Sparse:

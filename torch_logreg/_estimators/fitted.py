@@ -228,8 +228,10 @@ class FittedModel(ClassifierMixin, BaseEstimator):
 
         ``objective`` and ``gradient_norm`` are those before the update, on the scales of `objective_` and
         `tol`; ``rows_read`` and ``seconds`` count from the start of the fit; ``step`` is 1 for a whole step.
-        With `l1_ratio` above 0, ``dual_gap`` is by how much the objective was above its minimum at most, NaN
-        on a sample of the rows, and ``n_nonzero`` the number of coefficients other than 0 after the update.
+        With `l1_ratio` above 0, ``dual_gap`` is by how much the objective was above its minimum at most, and
+        ``n_nonzero`` the number of coefficients other than 0 after the update. The first may be on samples
+        of the rows, or for a stronger penalty on the way to a weak one: there ``objective`` is of these, and
+        ``dual_gap`` NaN.
         """
         check_is_fitted(self)
         return pd.DataFrame(self._history).astype({"rows_read": np.int64})

@@ -120,6 +120,8 @@ class ElasticNetProblem(CoefficientProblem):
     def certificate(self, solution: Solution, w: Tensor) -> Certificate:
         objective = self.objective
         if self._dtype == objective.dtype and w is solution.w and solution.gap is not None:
-            return Certificate(float(solution.objective[0]), float(solution.gap[0]))
-        coef, intercept = (part.to(self._dtype).to(objective.dtype) for part in objective.split(w))
-        return Certificate(*objective.gap(coef, intercept))
+            value, gap = float(solution.objective[0]), float(solution.gap[0])
+        else:
+            pair = (part.to(self._dtype).to(objective.dtype) for part in objective.split(w))
+            value, gap = objective.gap(*pair)
+        return Certificate(value, max(gap, 0.0))  # below 0 is rounding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,6 +20,8 @@ LEAST = 1e-30  # of the weight, of a class
 POLISHES, BALANCED = 60, 1e-16  # Newton steps of the intercepts, and of the sums of residuals what ends them
 # Samples to start on: rows of the smallest, by how much each is larger, and the part of all at most.
 SAMPLE_ROWS, SAMPLE_GROWTH, SAMPLE_PART = 1_500, 8, 8
+# And how many for each column: of fewer a sample finds columns that have nothing to say.
+SAMPLE_ROWS_PER_COLUMN = 4
 
 
 class ElasticNetObjective(Composite):
@@ -66,7 +69,7 @@ class ElasticNetObjective(Composite):
         self.weight_sum = weights.sum()
         self.shares = weights / self.weight_sum
 
-    @property
+    @functools.cached_property
     def threshold(self) -> Tensor:
         threshold = self.zeros().view(self.n_outputs, -1)
         threshold[:, : self.rows.n_features] = self.penalty.l1
@@ -205,8 +208,8 @@ class ElasticNetObjective(Composite):
 
     def samples(self) -> Sequence[ElasticNetObjective]:
         largest = self.rows.n_rows // SAMPLE_PART
-        sizes = []
-        while largest >= SAMPLE_ROWS:
+        sizes, least = [], max(SAMPLE_ROWS, SAMPLE_ROWS_PER_COLUMN * self.rows.n_features)
+        while largest >= least:
             sizes.append(largest)
             largest //= SAMPLE_GROWTH
         if not sizes or self._draw is None:

@@ -15,12 +15,12 @@ from torch_logreg._solvers.quadratic import Array, Quadratic, minimise, nearest
 
 # Parameters of a working set, at least and at most where all are 0: so many that their Hessian takes
 # `SET_WORK` multiplications. And how many times those that are not 0.
-SET_SIZES, SET_WORK, SET_GROWTH = (20, 100), 2**24, 2
+SET_SIZES, SET_WORK, SET_GROWTH = (20, 100), 2**24, 1.5
 # Multiplications for a Hessian from which it is kept while steps leave at most this part of the residual.
 KEPT_WORK, KEPT = 2**24, 0.15
 # Of the largest violation on all columns, what is left on a working set before all are looked at again; and
 # of the residual of F, what is left of that of its quadratic model.
-INNER, MODEL = 0.03, 0.005
+INNER, MODEL = 0.1, 0.005
 ARMIJO = 1e-4  # of the decrease that a step promises, what it has to bring
 FIRST_DAMPING, DAMPING_GROWTH, LEAST_DAMPING = 1e-3, 8.0, 1e-6  # in scaled coordinates
 # Of the mean curvature, added to a Hessian: where columns are collinear, or all classes of one have
@@ -162,13 +162,14 @@ class _Run:
             stalled = stalled + 1 if first <= 4 * self.objective.eps * F else 0
             if stalled == STALLED and self.tol is not None:
                 return "precision", look
-            size = max(smallest, SET_GROWTH * _n_nonzero(objective, look), size * (2 if stalled else 1))
+            size = max(smallest, int(SET_GROWTH * _n_nonzero(objective, look)), size * (2 if stalled else 1))
         return self.ended or "converged", look
 
     def _on(self, working: Working, aim: _Aim) -> tuple[float, float]:
         """Steps on a working set, one at least; what the first and the last of them promised."""
         first, promised, before = np.inf, np.inf, np.inf
-        keeps = self.objective.rows.n_rows * len(working.u) ** 2 >= KEPT_WORK
+        n_rows = aim.n_rows or self.objective.rows.n_rows
+        keeps = n_rows * len(working.u) ** 2 >= KEPT_WORK
         while not self.ended:
             slopes = working.slopes()
             found = nearest(slopes[: working.n], working.u[: working.n], working.threshold)
@@ -179,7 +180,7 @@ class _Run:
                 self._kept = None
             value, before = working.value, norm
             promised, length = self._step(working, slopes, found)
-            first = min(first, promised) if first == np.inf else first
+            first = promised if first == np.inf else first
             self._tell(working, value, norm, length, aim)
             if not length:
                 break
@@ -257,7 +258,7 @@ class _Run:
             w,
             np.zeros(1, dtype=bool),
             aim.n_rows,
-            np.full(1, np.nan if aim.n_rows else before - aim.bound),
+            np.full(1, np.nan if aim.rough else before - aim.bound),
             np.full(1, np.count_nonzero(working.u[: working.n])),
         )
         if self.callback(iteration):
@@ -312,22 +313,22 @@ class _Set:
         ratios, nonzero = _ratios(self._objective, look)
         wanted = nonzero | (ratios > 1)
         n_penalised = int(self._has_part.sum())
-        if self._index is not None and not self.is_left_out(wanted):
+        if self._index is not None and not _is_left_out(wanted, self._index):
             self.set.at(look)
             self.is_new = False
             return 0.0
         key = torch.where(nonzero, torch.inf, torch.where(self._has_part, ratios, -1.0))
-        size = min(n_penalised, max(size, SET_GROWTH * int(nonzero.sum())))
+        size = min(n_penalised, max(size, int(SET_GROWTH * int(nonzero.sum()))))
         self._index = key.topk(size).indices.sort().values
         self.set, self.is_new = self._objective.on(self._index, look), True
         return 0.0 if size == n_penalised else INNER * _worst_ratio(self._objective, look)
 
-    def is_left_out(self, wanted: Tensor) -> bool:
-        """Whether some of these parameters are not in the set."""
-        assert self._index is not None
-        left = wanted.clone()
-        left[self._index] = False
-        return bool(left.any())
+
+def _is_left_out(wanted: Tensor, index: Tensor) -> bool:
+    """Whether some of the parameters that are wanted have none of these numbers."""
+    left = wanted.clone()
+    left[index] = False
+    return bool(left.any())
 
 
 class Hessian(NamedTuple):

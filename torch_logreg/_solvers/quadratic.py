@@ -8,6 +8,7 @@ them become 0.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -39,6 +40,10 @@ class Quadratic(NamedTuple):
         return float(u @ (product / 2 + self.linear) + np.abs(u) @ self.threshold)
 
 
+# Of a quadratic, which numbers may change and minus its slopes, the step to where these vanish.
+Solve: TypeAlias = Callable[[Quadratic, Array, Array], Array]
+
+
 def nearest(slopes: Array, u: Array, threshold: Array) -> Array:
     """Of the subgradients at u, with `slopes` of the smooth part, the one that is nearest to 0."""
     return np.where(u != 0, slopes + threshold * np.sign(u), shrink(slopes, threshold))
@@ -51,8 +56,13 @@ def shrink(u: Array, by: Array | float) -> Array:
 
 def minimise(q: Quadratic, u: Array, residual: float) -> Array:
     """The minimum from u, until no subgradient is above `residual`; numbers that are 0 are exactly 0."""
+    if q.matrix is None:
+        return _by_products(q, u, residual)
+    return _by_matrix(q, partial(_by_cholesky, q.matrix), u, residual)
+
+
+def _by_matrix(q: Quadratic, solve: Solve, u: Array, residual: float) -> Array:
     Hu = q.product(u)
-    solve = _by_cholesky if q.matrix is not None else _by_conjugate_gradients
     least, bound, waited = np.inf, None, 0
     for _ in range(ROUNDS):
         found = nearest(Hu + q.linear, u, q.threshold)
@@ -64,20 +74,53 @@ def minimise(q: Quadratic, u: Array, residual: float) -> Array:
         stuck = moved is None or waited > PATIENCE or (len(u) > FEW and size > SLOW * least)
         least = min(least, size)
         if moved is not None:
-            u, Hu = moved
+            u, Hu = _settled(q, solve, *moved)
         if stuck:
             bound = _largest_curvature(q) if bound is None else bound
-            further = _accelerated(q, u, bound)
-            product = q.product(further)
-            if q.value(further, product) <= q.value(u, Hu):
-                u, Hu = further, product
-            else:
-                bound *= 2
+            u, Hu, bound = _further(q, u, Hu, bound)
     return u
 
 
+def _settled(q: Quadratic, solve: Solve, u: Array, Hu: Array) -> tuple[Array, Array]:
+    """The minimum over the numbers that are not 0, of which more may become 0 and none leaves it.
+
+    Where there is next to no curvature a way leads past many zeros, and each round ends at the first of them.
+    """
+    for _ in range(len(u)):
+        found = np.where(u != 0, nearest(Hu + q.linear, u, q.threshold), 0.0)
+        moved = _to_predicted_signs(q, u, Hu, found, solve)
+        if moved is None or np.count_nonzero(moved[0]) == np.count_nonzero(u):
+            return (u, Hu) if moved is None else moved
+        u, Hu = moved
+    return u, Hu
+
+
+def _by_products(q: Quadratic, u: Array, residual: float) -> Array:
+    """Proximal steps find the signs, and conjugate gradients the numbers that have them."""
+    Hu, bound = q.product(u), _largest_curvature(q)
+    for _ in range(ROUNDS):
+        found = nearest(Hu + q.linear, u, q.threshold)
+        if np.abs(found).max(initial=0.0) <= residual:
+            break
+        u, Hu, bound = _further(q, u, Hu, bound)
+        found = np.where(u != 0, nearest(Hu + q.linear, u, q.threshold), 0.0)
+        moved = _to_predicted_signs(q, u, Hu, found, _by_conjugate_gradients)
+        if moved is not None:
+            u, Hu = moved
+    return u
+
+
+def _further(q: Quadratic, u: Array, Hu: Array, bound: float) -> tuple[Array, Array, float]:
+    """A block of proximal steps; a bound of the curvature that was too small is doubled."""
+    reached = _accelerated(q, u, bound)
+    product = q.product(reached)
+    if q.value(reached, product) <= q.value(u, Hu):
+        return reached, product, bound
+    return u, Hu, 2 * bound
+
+
 def _to_predicted_signs(
-    q: Quadratic, u: Array, Hu: Array, found: Array, solve: Callable[[Quadratic, Array, Array], Array]
+    q: Quadratic, u: Array, Hu: Array, found: Array, solve: Solve
 ) -> tuple[Array, Array] | None:
     """Go to where the slopes vanish if signs stay as they are predicted; None if that does not lead down."""
     signs = np.where(u != 0, np.sign(u), -np.sign(found))
@@ -100,7 +143,14 @@ def _to_predicted_signs(
     length = search(u, direction, float(slopes @ direction), float(product @ direction), q.threshold)
     if length is None:
         return None
-    return _at(u, direction, length), Hu + length * product
+    there = _at(u, direction, length), Hu + length * product
+    if length == 1.0:
+        return there
+    # All that would change their sign on the whole way are 0 at once: a search may stop at the first of many.
+    cut = u + direction
+    cut[(cut * signs < 0) | (signs == 0)] = 0.0
+    of_cut = q.product(cut)
+    return (cut, of_cut) if q.value(cut, of_cut) < q.value(*there) else there
 
 
 def search(u: Array, direction: Array, slope: float, curvature: float, threshold: Array) -> float | None:
@@ -138,10 +188,9 @@ def _at(u: Array, direction: Array, length: float) -> Array:
     return reached
 
 
-def _by_cholesky(q: Quadratic, active: Array, target: Array) -> Array:
-    assert q.matrix is not None
+def _by_cholesky(matrix: Array, q: Quadratic, active: Array, target: Array) -> Array:
     index = active.nonzero()[0]
-    some, wanted = q.matrix[index[:, None], index], target[index]
+    some, wanted = matrix[index[:, None], index], target[index]
     ridge = RIDGE * max(float(q.diagonal.sum()) / len(q.diagonal), np.finfo(float).tiny)
     for _ in range(8):
         # Straight to LAPACK: what is around it in scipy takes longer than to solve a system of a few numbers.
