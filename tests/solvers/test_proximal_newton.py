@@ -197,6 +197,13 @@ def test_a_dual_point_whose_residuals_do_not_sum_to_0_is_no_bound():
         assert excess > 0 and gap >= excess * (1 - 1e-9)
 
 
+def test_without_balance_nothing_is_proved(monkeypatch):
+    X, codes, weight = data(2)
+    objective = objective_of(X, codes, weight, 1.0, 1.0)
+    monkeypatch.setattr(objective, "_balancing", lambda z: torch.full((1,), 1e-3, dtype=z.dtype))
+    assert objective.look(objective.zeros()).gap == np.inf
+
+
 @pytest.mark.parametrize("C", [1.0, 1e4])
 def test_F_never_rises(C):
     X, codes, weight = data(3)

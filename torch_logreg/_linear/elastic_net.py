@@ -17,6 +17,7 @@ from torch_logreg._losses.losses import Loss, outputs_factor
 from torch_logreg._losses.penalties import ElasticNet
 
 LEAST = 1e-30  # of the weight, of a class
+UNBALANCED = 1e5  # times eps, of a sum of residuals, what leaves a dual point that proves anything
 POLISHES, BALANCED = 60, 1e-16  # Newton steps of the intercepts, and of the sums of residuals what ends them
 # Samples to start on: rows of the smallest, by how much each is larger, and the part of all at most.
 SAMPLE_ROWS, SAMPLE_GROWTH, SAMPLE_PART = 1_500, 8, 8
@@ -113,10 +114,10 @@ class ElasticNetObjective(Composite):
     def look(self, w: Tensor) -> Look:
         coef, intercept = self.split(w)
         if self.fit_intercept and not bool(coef.any()):
-            intercept = self._log_odds(intercept)
+            intercept = self._log_odds()
         return self.look_at(coef, intercept, self.predictions(coef, intercept))
 
-    def _log_odds(self, intercept: Tensor) -> Tensor:
+    def _log_odds(self) -> Tensor:
         """The best intercepts without coefficients."""
         codes = self.loss.codes(self.target)
         n_classes = max(self.n_outputs, 2)
@@ -125,38 +126,34 @@ class ElasticNetObjective(Composite):
         return logs[1:] - logs[:1] if self.n_outputs == 1 else logs - logs.mean()
 
     def look_at(self, coef: Tensor, intercept: Tensor, z: Tensor) -> Look:
-        """What a `look` finds at raw predictions z."""
-        value, bound, slope, intercept, z = self._certified(coef, intercept, z)
-        of_coef, found = slope
-        w = self.join(coef, intercept)
-        return Look(w, value, self.join(of_coef, found), bound, z)
-
-    def _certified(
-        self, coef: Tensor, intercept: Tensor, z: Tensor
-    ) -> tuple[float, float, tuple[Tensor, Tensor], Tensor, Tensor]:
+        """What a `look` finds at raw predictions z, with the best intercepts put in."""
         if self.fit_intercept:
             moved = self._balancing(z)
             intercept, z = intercept + moved, z + moved[:, None]
         losses, slope = self.loss.value_and_gradient(z[None], self.target)
         r = slope[0] * self.shares
-        data = slopes(self.rows, r)
-        self.rows.check_finite(data)
-        bound = self._dual(slope, data)
-        value = losses[0] @ self.shares + self.penalty.value(coef)
-        F, below = torch.stack([value, bound]).tolist()
-        return F, below, (data + self.penalty.l2 * coef, r.sum(dim=1)), intercept, z
+        of_rows = slopes(self.rows, r)
+        self.rows.check_finite(of_rows)
+        F = losses[0] @ self.shares + self.penalty.value(coef)
+        sums = r.sum(dim=1)
+        value, bound, left = torch.stack([F, self._dual(slope, of_rows), sums.abs().amax()]).tolist()
+        if self.fit_intercept and left > UNBALANCED * self.eps:
+            bound = -float("inf")  # a point that is none of the dual problem's bounds nothing
+        of_coef = of_rows + self.penalty.l2 * coef
+        return Look(self.join(coef, intercept), value, self.join(of_coef, sums), bound, z)
 
-    def _dual(self, slope: Tensor, data: Tensor) -> Tensor:
+    def _dual(self, slope: Tensor, of_rows: Tensor) -> Tensor:
         """The better of two values of the dual problem.
 
         They are at the residuals, and at the part of them that the L1 term alone allows. The residuals of
         each output must sum to 0 where an intercept is fitted.
         """
-        largest = data.abs().amax()
+        largest = of_rows.abs().amax()
         allowed = torch.where(largest > self.penalty.l1, self.penalty.l1 / largest, 1.0)
         parts = [allowed] if not self.penalty.l2 else [allowed, torch.ones_like(allowed)]
         values = [
-            self.loss.entropy(slope, self.target, part)[0] @ self.shares - self.penalty.conjugate(data * part)
+            self.loss.entropy(slope, self.target, part)[0] @ self.shares
+            - self.penalty.conjugate(of_rows * part)
             for part in parts
         ]
         return torch.stack(values).amax()
@@ -192,7 +189,7 @@ class ElasticNetObjective(Composite):
         """F at just these coefficients and intercepts, and by how much it is above its minimum at most."""
         z = self.predictions(coef, intercept)
         value = float(self.loss.value(z[None], self.target)[0] @ self.shares + self.penalty.value(coef))
-        return value, value - self._certified(coef, intercept, z)[1]
+        return value, value - self.look_at(coef, intercept, z).bound
 
     # ---- working sets, samples, other penalties ----
 
