@@ -56,7 +56,10 @@ def elastic_net_problem(
     codes = loss.encode(to_tensor(data.codes, device, torch.int64), dtype)
     rows = make_rows(data, codes, device, dtype, n_outputs, check)
     exact = dtype if method == "sgd" or not supports_float64(device) else torch.float64
-    weight_sum = float(rows.weight_sum(exact)[0])
+    weights = rows.weights[0]
+    if dtype != exact:  # the certificate is that of the weights it is computed with, to the last digit
+        weights = to_tensor(data.weights, device, exact)
+    weight_sum = float(weights.sum(dtype=exact))
     least = float(regular_C(np.array([C]), data, exact)[0])
     penalty = present.penalty(ElasticNet.of(least, l1_ratio, weight_sum))
 
@@ -72,7 +75,7 @@ def elastic_net_problem(
     if is_stochastic:
         objective = _estimated(rows, model, space, penalty.l1)
     else:
-        objective = ElasticNetObjective(rows, loss, penalty, n_outputs, fit_intercept, exact, draw)
+        objective = ElasticNetObjective(rows, loss, penalty, n_outputs, fit_intercept, exact, draw, weights)
     start = objective.zeros()
     if earlier is not None:
         coef, intercept = present.narrow_coefficients(*earlier)

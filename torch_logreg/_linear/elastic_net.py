@@ -46,6 +46,9 @@ class ElasticNetObjective(Composite):
         Of the parameters and of all sums.
     draw : callable, default=None
         Draws a sample of so many of the rows; None where none is wanted.
+    weights : Tensor of shape (n_rows,), default=None
+        Weights of the rows in `dtype`, where the rows hold them rounded: a gap is that of the weights it is
+        computed with, and slopes within 1e-7 of a threshold are not within it. None for those of the rows.
     """
 
     n_problems = 1
@@ -59,6 +62,7 @@ class ElasticNetObjective(Composite):
         fit_intercept: bool,
         dtype: torch.dtype,
         draw: Callable[[int], Sample] | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         self.rows, self.loss, self.penalty, self.dtype = rows, loss, penalty, dtype
         self.n_outputs, self.fit_intercept, self._draw = n_outputs, fit_intercept, draw
@@ -66,7 +70,9 @@ class ElasticNetObjective(Composite):
         self.eps = float(torch.finfo(dtype).eps)
         blocks = list(rows.blocks())
         self.target = torch.cat([block.target for block in blocks])
-        weights = torch.cat([block.weights[0] for block in blocks]).to(dtype)
+        if weights is None:
+            weights = torch.cat([block.weights[0] for block in blocks]).to(dtype)
+        self._weights = weights
         self.weight_sum = weights.sum()
         self.shares = weights / self.weight_sum
 
@@ -197,11 +203,11 @@ class ElasticNetObjective(Composite):
         return WorkingSet(self, index, look)
 
     def times(self, factor: float) -> ElasticNetObjective:
-        return self._of(self.rows, self.penalty.times(factor))
+        return self._of(self.rows, self.penalty.times(factor), self._weights)
 
-    def _of(self, rows: Rows, penalty: ElasticNet) -> ElasticNetObjective:
+    def _of(self, rows: Rows, penalty: ElasticNet, weights: Tensor | None = None) -> ElasticNetObjective:
         settings = (self.n_outputs, self.fit_intercept, self.dtype)
-        return ElasticNetObjective(rows, self.loss, penalty, *settings)
+        return ElasticNetObjective(rows, self.loss, penalty, *settings, weights=weights)
 
     def samples(self) -> Sequence[ElasticNetObjective]:
         largest = self.rows.n_rows // SAMPLE_PART
