@@ -50,7 +50,7 @@ def made(seed, n_classes, weights, dtype):
 @pytest.mark.parametrize("tol", [1e-4, 1e-8])
 @pytest.mark.one_in(12)
 def test_the_gap_told_is_that_of_the_coefficients_returned(dtype, kind, n_classes, weights, l1_ratio, C, tol):
-    """Weights rounded to float32 are those of another problem, whose gap may be a thousandth of this one's."""
+    """Weights rounded to float32 are those of another problem, whose gap may be a third of this one's."""
     for seed in range(3):
         X, y, sample_weight, weight = made(seed, n_classes, weights, dtype)
         clf = TorchLogisticClassifier(

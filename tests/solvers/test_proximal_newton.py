@@ -9,6 +9,7 @@ import torch
 
 from helpers import oracle
 from helpers.counted import CountedRows
+from torch_logreg._linear import elastic_net
 from torch_logreg._linear.elastic_net import ElasticNetObjective
 from torch_logreg._losses.losses import LOSSES
 from torch_logreg._losses.penalties import ElasticNet
@@ -329,8 +330,6 @@ def test_sparse_columns_of_two_classes_are_squared_or_multiplied_with(monkeypatc
 
 @pytest.mark.parametrize("kind", ["dense", "CSR"])
 def test_large_data_start_on_samples(monkeypatch, kind):
-    from torch_logreg._linear import elastic_net
-
     monkeypatch.setattr(elastic_net, "SAMPLE_ROWS", 60)
     X, codes, weight = data(2, n=4000, d=10)
     objective = objective_of(X, codes, weight, 1.0, 1.0, kind)
@@ -362,3 +361,21 @@ def test_all_columns_are_read_a_few_times(n, d):
     solution, _ = solved(objective, 1e-6)
     assert solution.reasons == ["converged"]
     assert objective.rows.passes <= 12  # of which gathered columns are about half
+
+
+def test_what_is_no_matrix_is_never_kept(monkeypatch):
+    """A model with sides of one point and products of another has no minimum that its steps could reach."""
+    from torch_logreg._data import columns
+
+    monkeypatch.setattr(columns, "FACTORISED", 1)
+    X, codes, weight = data(3, n=300, d=20)
+    n_products = []
+    for kept_work in (1, 2**60):
+        monkeypatch.setattr(proximal_newton, "KEPT_WORK", kept_work)
+        made, count = elastic_net.WorkingSet.product, []
+        with monkeypatch.context() as patch:
+            patch.setattr(elastic_net.WorkingSet, "product", lambda *args: count.append(1) or made(*args))  # noqa: B023
+            solution, _ = solved(objective_of(X, codes, weight, 10.0, 1.0), 1e-10)
+        assert solution.reasons == ["converged"]
+        n_products.append(len(count))
+    assert n_products[0] == n_products[1]

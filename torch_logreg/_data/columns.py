@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
@@ -142,23 +143,29 @@ class DenseColumns(ColumnSet):
             return None
         if K == 1:
             return self._of_one(diagonal[0])
+        # By output, and of every two outputs one block: the other is its transpose.
+        order = output.argsort(stable=True)
+        column, output = column[order], output[order]
+        stops = [0, *torch.bincount(output, minlength=K).cumsum(0).tolist()]
+        members = [slice(start, stop) for start, stop in itertools.pairwise(stops)]
         result = diagonal.new_zeros((size, size))
-        members = [(output == k).nonzero()[:, 0] for k in range(K)]
-        blocks = [diagonal.new_zeros((len(some), len(some))) for some in members]
         step = max(1, limits_of(diagonal.device).sandwich_numbers // size)
         for rows, A in self._chunks():
             for first in range(0, len(A), step):
                 part = slice(rows.start + first, min(rows.start + first + step, rows.stop))
                 some = torch.nn.functional.pad(A[first : first + step], (0, int(self.has_ones)), value=1.0)
-                for k, block in enumerate(blocks):
-                    of_output = some.index_select(1, column[members[k]])
-                    block.addmm_((of_output * diagonal[k, part, None]).T, of_output)
+                pairs = some.index_select(1, column)
+                for k, own in enumerate(members):
+                    of_output = pairs[:, own]
+                    result[own, own].addmm_((of_output * diagonal[k, part, None]).T, of_output)
                 if factors is not None:
-                    of_pair = some.index_select(1, column) * factors[:, part].T.index_select(1, output)
-                    result.addmm_(of_pair.T, of_pair, alpha=-1)
-        for of_output, block in zip(members, blocks, strict=True):
-            result[of_output[:, None], of_output] = block
-        return result
+                    pairs.mul_(factors[:, part].T.index_select(1, output))
+                    for own in members[:-1]:
+                        result[own, own.stop :].addmm_(pairs[:, own].T, pairs[:, own.stop :], alpha=-1)
+        for own in members[:-1]:
+            result[own.stop :, own] = result[own, own.stop :].T
+        back = order.argsort()
+        return result.index_select(0, back).index_select(1, back)
 
     def _of_one(self, weights: Tensor) -> Tensor:
         """The inner products where there is one output: pairs are the columns, in their order."""

@@ -19,8 +19,9 @@ SET_SIZES, SET_WORK, SET_GROWTH = (20, 100), 2**24, 1.5
 # Multiplications for a Hessian from which it is kept while steps leave at most this part of the residual.
 KEPT_WORK, KEPT = 2**24, 0.15
 # Of the largest violation on all columns, what is left on a working set before all are looked at again; and
-# of the residual of F, what is left of that of its quadratic model.
-INNER, MODEL = 0.1, 0.005
+# of the residual of F, what is left of that of its quadratic model. Of many parameters more is left while
+# steps leave much themselves: as much as the last step did, squared (Eisenstat, Walker 1996, choice 2).
+INNER, MODEL, ROUGH_MODEL, MANY = 0.1, 0.005, 0.1, 200
 ARMIJO = 1e-4  # of the decrease that a step promises, what it has to bring
 FIRST_DAMPING, DAMPING_GROWTH, LEAST_DAMPING = 1e-3, 8.0, 1e-6  # in scaled coordinates
 # Of the mean curvature, added to a Hessian: where columns are collinear, or all classes of one have
@@ -118,6 +119,7 @@ class _Run:
     ended: str = ""  # "max_iter" or "callback"
     damping: float = field(default=0.0, init=False)
     _kept: Hessian | None = field(default=None, init=False)
+    _left: float = field(default=MODEL, init=False)  # of a residual, by the minimum of a model
 
     def is_solved(self, look: Look, promised: float) -> bool:
         """Whether a look, after a step that promised so much, is at the minimum."""
@@ -176,8 +178,14 @@ class _Run:
             norm = float(np.abs(found).max(initial=0.0))
             if promised < np.inf and self._is_enough(working, found, promised, aim):
                 break
-            if not keeps or norm > KEPT * before:
+            # What is not a matrix is that of the point where it is multiplied with: it cannot be kept.
+            is_matrix = self._kept is not None and self._kept.matrix is not None
+            if not keeps or not is_matrix or norm > KEPT * before:
                 self._kept = None
+            self._left = MODEL
+            if working.n > MANY:
+                contraction = norm / before if before < np.inf else 1.0
+                self._left = min(max(contraction**2, MODEL), ROUGH_MODEL)
             value, before = working.value, norm
             promised, length = self._step(working, slopes, found)
             first = promised if first == np.inf else first
@@ -219,7 +227,7 @@ class _Run:
         """A step with the damping as it is."""
         u, n = working.u, working.n
         model = _Model.of(working, hessian, slopes, self.damping)
-        residual = MODEL * float(np.abs(found).max(initial=0.0))
+        residual = self._left * float(np.abs(found).max(initial=0.0))
         aim = model.minimum(u, max(residual, 4e-16 * float(np.abs(slopes).max(initial=0.0))))
         change = float(slopes @ (aim - u) + (np.abs(aim[:n]) - np.abs(u[:n])) @ working.threshold)
         if not change < 0:

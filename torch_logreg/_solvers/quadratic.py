@@ -21,6 +21,7 @@ ROUNDS = 200  # of predicted signs
 # Of the least residual so far, what rounds of more than so many numbers may leave: else proximal steps find
 # signs sooner. With fewer numbers they do not, but after so many rounds without a smaller residual.
 FEW, SLOW, PATIENCE = 64, 0.5, 8
+SETTLING = 20  # rounds in which numbers become 0, of more than `FEW`
 BLOCK = 25  # accelerated proximal steps where predicted signs lead nowhere
 RESOLVES = 3  # times that signs which came out wrong are dropped at once
 CG_STEPS, CG_ACCURACY = 60, 0.1  # of conjugate gradients, and the part of the residual that they leave
@@ -86,7 +87,7 @@ def _settled(q: Quadratic, solve: Solve, u: Array, Hu: Array) -> tuple[Array, Ar
 
     Where there is next to no curvature a way leads past many zeros, and each round ends at the first of them.
     """
-    for _ in range(len(u)):
+    for _ in range(len(u) if len(u) <= FEW else SETTLING):
         found = np.where(u != 0, nearest(Hu + q.linear, u, q.threshold), 0.0)
         moved = _to_predicted_signs(q, u, Hu, found, solve)
         if moved is None or np.count_nonzero(moved[0]) == np.count_nonzero(u):
@@ -98,9 +99,13 @@ def _settled(q: Quadratic, solve: Solve, u: Array, Hu: Array) -> tuple[Array, Ar
 def _by_products(q: Quadratic, u: Array, residual: float) -> Array:
     """Proximal steps find the signs, and conjugate gradients the numbers that have them."""
     Hu, bound = q.product(u), _largest_curvature(q)
+    least, waited = np.inf, 0
     for _ in range(ROUNDS):
         found = nearest(Hu + q.linear, u, q.threshold)
-        if np.abs(found).max(initial=0.0) <= residual:
+        size = float(np.abs(found).max(initial=0.0))
+        waited = 0 if size < least else waited + 1
+        least = min(least, size)
+        if size <= residual or waited > PATIENCE:
             break
         u, Hu, bound = _further(q, u, Hu, bound)
         found = np.where(u != 0, nearest(Hu + q.linear, u, q.threshold), 0.0)
@@ -190,15 +195,20 @@ def _at(u: Array, direction: Array, length: float) -> Array:
 
 def _by_cholesky(matrix: Array, q: Quadratic, active: Array, target: Array) -> Array:
     index = active.nonzero()[0]
-    some, wanted = matrix[index[:, None], index], target[index]
+    wanted = target[index]
     ridge = RIDGE * max(float(q.diagonal.sum()) / len(q.diagonal), np.finfo(float).tiny)
+    added = 0.0
     for _ in range(8):
+        # By rows and then by columns: both at once take three times as long.
+        some = matrix.take(index, axis=0).take(index, axis=1)
+        if added:
+            some.flat[:: len(some) + 1] += added
         # Straight to LAPACK: what is around it in scipy takes longer than to solve a system of a few numbers.
-        _, found, failed = scipy.linalg.lapack.dposv(some, wanted, lower=1)
+        # It is given the transpose, which is the same matrix in the order that it would else be copied to.
+        _, found, failed = scipy.linalg.lapack.dposv(some.T, wanted, lower=1, overwrite_a=1)
         if not failed:
             return found
-        some.flat[:: len(some) + 1] += ridge
-        ridge *= 100
+        added, ridge = added + ridge, 100 * ridge
     return target[active] / np.maximum(q.diagonal[active], ridge)
 
 
