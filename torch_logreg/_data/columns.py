@@ -23,6 +23,7 @@ HELD_NUMBERS = 2**27  # of columns that are held in float64; more are gathered a
 # only multiplied with, where they are more than `SQUARED` or have several outputs.
 DENSE_NUMBERS, DENSE_PART, SQUARED = 2**23, 8, 300
 FACTORISED = 1500  # pairs of dense columns, above which a factorisation takes longer than many products
+WHOLE_NUMBERS = 2**17  # of columns that are held with the ones behind them: one product does for both
 LEAST = 1e-300  # of a scale
 CANCELLED = 64.0  # times eps, of a mean square, what rounding leaves of it less the square of the mean
 FEW_PART = 0.25  # of the columns, up to which some are gathered rather than all read
@@ -105,6 +106,9 @@ class DenseColumns(ColumnSet):
         self._scaled_by(mean, square, l2)
         self._inverse = torch.where(self.varies, self.inverse_scale, 0.0)  # exactly 0 for a constant column
         self._held = [part.mul_(self._inverse) for part in self._raw] if is_held else None
+        self._whole: Tensor | None = None
+        if self._held is not None and len(self._held) == 1 and self._held[0].numel() <= WHOLE_NUMBERS:
+            self._whole = self._padded(self._held[0])
 
     @staticmethod
     def _runs(parts: Iterable[Tensor]) -> Iterator[tuple[slice, Tensor]]:
@@ -120,7 +124,13 @@ class DenseColumns(ColumnSet):
         dtype, center = self.center.dtype, self.center
         return self._runs(torch.sub(X.to(dtype), center).mul_(self._inverse) for X in self._raw)
 
+    def _padded(self, columns: Tensor) -> Tensor:
+        """Columns with the ones behind them."""
+        return torch.nn.functional.pad(columns, (0, int(self.has_ones)), value=1.0)
+
     def predict(self, v: Tensor) -> Tensor:
+        if self._whole is not None:
+            return v @ self._whole.T
         m = len(self.center)
         of_columns = v[:, :m].contiguous()
         found = [of_columns @ A.T for _, A in self._chunks()]
@@ -128,6 +138,8 @@ class DenseColumns(ColumnSet):
         return z.add_(v[:, m:]) if self.has_ones else z
 
     def pull_back(self, r: Tensor) -> Tensor:
+        if self._whole is not None:
+            return r @ self._whole
         columns = functools.reduce(Tensor.add_, (r[:, rows] @ A for rows, A in self._chunks()))
         return self._with_ones(columns, r)
 
@@ -153,7 +165,7 @@ class DenseColumns(ColumnSet):
         for rows, A in self._chunks():
             for first in range(0, len(A), step):
                 part = slice(rows.start + first, min(rows.start + first + step, rows.stop))
-                some = torch.nn.functional.pad(A[first : first + step], (0, int(self.has_ones)), value=1.0)
+                some = self._padded(A[first : first + step])
                 pairs = some.index_select(1, column)
                 for k, own in enumerate(members):
                     of_output = pairs[:, own]
@@ -169,6 +181,8 @@ class DenseColumns(ColumnSet):
 
     def _of_one(self, weights: Tensor) -> Tensor:
         """The inner products where there is one output: pairs are the columns, in their order."""
+        if self._whole is not None:
+            return (self._whole * weights[:, None]).T @ self._whole
         m = len(self.center)
         result = weights.new_zeros((m + self.has_ones, m + self.has_ones))
         among = weights.new_zeros((m, m))

@@ -270,12 +270,16 @@ class WorkingSet(Working):
 
     def _to_device(self, v: np.ndarray) -> Tensor:
         """Numbers of pairs, as one of each column and output: (K, m + ones)."""
+        if self._objective.n_outputs == 1:  # pairs are the columns, in their order
+            return torch.from_numpy(v)[None].to(self._z)
         shape = (self._objective.n_outputs, len(self._numbers) + self._objective.fit_intercept)
         of_columns = torch.zeros(shape, dtype=self._objective.dtype, device=self._z.device)
         values = torch.from_numpy(v).to(of_columns)
         return of_columns.index_put_((self._output, self._column), values)
 
     def _to_host(self, of_columns: Tensor) -> np.ndarray:
+        if self._objective.n_outputs == 1:
+            return of_columns[0].cpu().numpy().astype(np.float64, copy=False)
         return of_columns[self._output, self._column].cpu().numpy().astype(np.float64, copy=False)
 
     def slopes(self) -> np.ndarray:
@@ -332,17 +336,21 @@ class WorkingSet(Working):
 
     def _raw(self) -> tuple[Tensor, Tensor]:
         """Coefficients (K, d) and intercepts (K,)."""
-        objective = self._objective
+        objective, z = self._objective, self._z
+        values = torch.from_numpy(self.u[: self.n] * self._inverse).to(z)
         coef = torch.zeros(
-            (objective.n_outputs, objective.rows.n_features), dtype=objective.dtype, device=self._z.device
+            (objective.n_outputs, objective.rows.n_features), dtype=objective.dtype, device=z.device
         )
-        values = torch.from_numpy(self.u[: self.n] * self._inverse).to(coef)
-        pairs = slice(0, self.n)
-        coef.index_put_((self._output[pairs], self._numbers[self._column[pairs]]), values)
+        if objective.n_outputs == 1:
+            coef[0, self._numbers] = values
+            moved = (values @ self._columns.center)[None]
+        else:
+            pairs = slice(0, self.n)
+            coef.index_put_((self._output[pairs], self._numbers[self._column[pairs]]), values)
+            moved = coef[:, self._numbers] @ self._columns.center
         if not objective.fit_intercept:
-            return coef, coef.new_zeros(objective.n_outputs)
-        centred = torch.from_numpy(self.u[self.n :]).to(coef)
-        return coef, centred - coef[:, self._numbers] @ self._columns.center
+            return coef, torch.zeros_like(moved)
+        return coef, torch.from_numpy(self.u[self.n :]).to(z) - moved
 
     def parameters(self) -> Tensor:
         return self._objective.join(*self._raw())

@@ -375,7 +375,7 @@ class _Model:
         if n_free > 1:  # a shift of all outputs changes nothing
             corner = corner + np.trace(corner) / n_free**2
         least = np.finfo(float).eps * np.trace(corner) + np.finfo(float).tiny
-        inverse = np.linalg.inv(corner + least * np.eye(n_free))
+        inverse = 1 / (corner + least) if n_free == 1 else np.linalg.inv(corner + least * np.eye(n_free))
         back = inverse @ sides.T  # (free, n)
         free = inverse @ slopes[n:]
         reduced = slopes[:n] - sides @ free

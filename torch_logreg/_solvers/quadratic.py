@@ -52,7 +52,7 @@ def nearest(slopes: Array, u: Array, threshold: Array) -> Array:
 
 def shrink(u: Array, by: Array | float) -> Array:
     """The minimum of ``|v - u|² / 2 + by * |v|``."""
-    return u - np.clip(u, -by, by)
+    return u - np.minimum(np.maximum(u, -by), by)  # `np.clip` takes longer for a few numbers
 
 
 def minimise(q: Quadratic, u: Array, residual: float) -> Array:
@@ -75,20 +75,22 @@ def _by_matrix(q: Quadratic, solve: Solve, u: Array, residual: float) -> Array:
         stuck = moved is None or waited > PATIENCE or (len(u) > FEW and size > SLOW * least)
         least = min(least, size)
         if moved is not None:
-            u, Hu = _settled(q, solve, *moved)
+            u, Hu = _settled(q, solve, *moved, residual)
         if stuck:
             bound = _largest_curvature(q) if bound is None else bound
             u, Hu, bound = _further(q, u, Hu, bound)
     return u
 
 
-def _settled(q: Quadratic, solve: Solve, u: Array, Hu: Array) -> tuple[Array, Array]:
+def _settled(q: Quadratic, solve: Solve, u: Array, Hu: Array, residual: float) -> tuple[Array, Array]:
     """The minimum over the numbers that are not 0, of which more may become 0 and none leaves it.
 
     Where there is next to no curvature a way leads past many zeros, and each round ends at the first of them.
     """
     for _ in range(len(u) if len(u) <= FEW else SETTLING):
         found = np.where(u != 0, nearest(Hu + q.linear, u, q.threshold), 0.0)
+        if np.abs(found).max(initial=0.0) <= residual:
+            return u, Hu
         moved = _to_predicted_signs(q, u, Hu, found, solve)
         if moved is None or np.count_nonzero(moved[0]) == np.count_nonzero(u):
             return (u, Hu) if moved is None else moved
@@ -144,7 +146,9 @@ def _to_predicted_signs(
             signs = np.where(u != 0, signs, 0.0)
         else:
             signs[wrong] = 0.0
-    product = q.product(direction)
+    product, whole = q.product(direction), u + direction
+    if (whole * signs >= 0).all() and float((slopes + q.threshold * signs) @ direction) < 0:
+        return whole, Hu + product  # the minimum, as no sign changes on the way
     length = search(u, direction, float(slopes @ direction), float(product @ direction), q.threshold)
     if length is None:
         return None
@@ -152,7 +156,7 @@ def _to_predicted_signs(
     if length == 1.0:
         return there
     # All that would change their sign on the whole way are 0 at once: a search may stop at the first of many.
-    cut = u + direction
+    cut = whole
     cut[(cut * signs < 0) | (signs == 0)] = 0.0
     of_cut = q.product(cut)
     return (cut, of_cut) if q.value(cut, of_cut) < q.value(*there) else there
