@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torch_logreg._contracts.rows import Matrix, Rows
 from torch_logreg._data import products
-from torch_logreg._data.csr import to_scipy
+from torch_logreg._data.csr import CsrMatrix, to_scipy
 from torch_logreg._data.sparse import Sparse, sparse_pair
 from torch_logreg._runtime.limits import limits_of
 
@@ -23,6 +23,7 @@ HELD_NUMBERS = 2**27  # of columns that are held in float64; more are gathered a
 # only multiplied with, where they are more than `SQUARED` or have several outputs.
 DENSE_NUMBERS, DENSE_PART, SQUARED = 2**23, 8, 300
 FACTORISED = 1500  # pairs of dense columns, above which a factorisation takes longer than many products
+PARTS, PARTED = 4, 128  # of the columns of a symmetric product, from so many columns on
 WHOLE_NUMBERS = 2**17  # of columns that are held with the ones behind them: one product does for both
 LEAST = 1e-300  # of a scale
 CANCELLED = 64.0  # times eps, of a mean square, what rounding leaves of it less the square of the mean
@@ -101,8 +102,11 @@ class DenseColumns(ColumnSet):
                 mean += shares[rows] @ X.to(dtype)
         square = torch.zeros_like(mean)
         for rows, X in self._runs(self._raw):
-            deviation = X.sub_(mean) if is_held else X.to(dtype) - mean
-            square += shares[rows] @ deviation.square()
+            step = max(1, limits_of(mean.device).centred_numbers // max(X.shape[1], 1))
+            for first in range(0, len(X), step):
+                some = X[first : first + step]
+                deviation = some.sub_(mean) if is_held else some.to(dtype) - mean
+                square += shares[rows][first : first + step] @ deviation.square()
         self._scaled_by(mean, square, l2)
         self._inverse = torch.where(self.varies, self.inverse_scale, 0.0)  # exactly 0 for a constant column
         self._held = [part.mul_(self._inverse) for part in self._raw] if is_held else None
@@ -169,34 +173,47 @@ class DenseColumns(ColumnSet):
                 pairs = some.index_select(1, column)
                 for k, own in enumerate(members):
                     of_output = pairs[:, own]
-                    result[own, own].addmm_((of_output * diagonal[k, part, None]).T, of_output)
+                    _add_upper(result[own, own], of_output * diagonal[k, part, None], of_output)
                 if factors is not None:
                     pairs.mul_(factors[:, part].T.index_select(1, output))
                     for own in members[:-1]:
                         result[own, own.stop :].addmm_(pairs[:, own].T, pairs[:, own.stop :], alpha=-1)
-        for own in members[:-1]:
-            result[own.stop :, own] = result[own, own.stop :].T
-        back = order.argsort()
+        result, back = _mirrored(result), order.argsort()
         return result.index_select(0, back).index_select(1, back)
 
     def _of_one(self, weights: Tensor) -> Tensor:
         """The inner products where there is one output: pairs are the columns, in their order."""
-        if self._whole is not None:
-            return (self._whole * weights[:, None]).T @ self._whole
         m = len(self.center)
+        if self._whole is not None and m < PARTED:
+            return (self._whole * weights[:, None]).T @ self._whole
         result = weights.new_zeros((m + self.has_ones, m + self.has_ones))
         among = weights.new_zeros((m, m))
-        step = max(1, limits_of(weights.device).sandwich_numbers // max(m, 1))
+        # What is made of some rows is read by several products.
+        step = max(1, limits_of(weights.device).sandwich_numbers // (PARTS * max(m, 1)))
         for rows, A in self._chunks():
             for first in range(0, len(A), step):
                 some = A[first : first + step]
                 part = weights[rows.start + first : rows.start + first + len(some), None]
-                among.addmm_((some * part).T, some)
-        result[:m, :m] = among
+                _add_upper(among, some * part, some)
+        result[:m, :m] = _mirrored(among)
         if self.has_ones:
             result[m] = self.pull_back(weights[None])[0]
             result[:, m] = result[m]
         return result
+
+
+def _add_upper(result: Tensor, weighted: Tensor, columns: Tensor) -> None:
+    """Add ``weighted.T @ columns``, a symmetric matrix, but for most of what is below its diagonal."""
+    m = columns.shape[1]
+    width = m if m < PARTED else -(-m // PARTS)
+    for start in range(0, m, width):
+        stop = min(start + width, m)
+        result[start:stop, start:].addmm_(weighted[:, start:stop].T, columns[:, start:])
+
+
+def _mirrored(upper: Tensor) -> Tensor:
+    """The symmetric matrix that is known above its diagonal."""
+    return upper.triu() + upper.triu(1).T
 
 
 class SparseColumns(ColumnSet):
@@ -214,14 +231,12 @@ class SparseColumns(ColumnSet):
         self._scaled_by(mean, variance.masked_fill_(variance <= rounding, 0.0), l2)
 
     @functools.cached_property
-    def _squared(self) -> Sparse:
-        X = self._scipy
-        return sparse_pair(
-            scipy.sparse.csr_array((X.data**2, X.indices, X.indptr), shape=X.shape), self._X.csr.values.device
-        )
+    def _squared(self) -> CsrMatrix:
+        transpose = self._X.transpose
+        return transpose.with_values(transpose.values.square())
 
     def _squares_of(self, r: Tensor) -> Tensor:
-        return products.rmatmul(self._squared, r)
+        return self._squared.times(r)
 
     def predict(self, v: Tensor) -> Tensor:
         scaled = v[:, : len(self.center)] * self.inverse_scale
@@ -267,7 +282,11 @@ def gather(rows: Rows, columns: Tensor, shares: Tensor, l2: float, has_ones: boo
         if isinstance(X, Sparse):
             sparse.append(to_scipy(X.transpose.rows(columns), shares.dtype))
         else:
-            dense.append(X.index_select(1, columns))
+            dense.append(
+                X.clone(memory_format=torch.contiguous_format)
+                if len(columns) == X.shape[1]
+                else X.index_select(1, columns)
+            )
     if dense:
         return DenseColumns(dense, shares, l2, has_ones)
     X = sparse[0] if len(sparse) == 1 else scipy.sparse.csr_array(scipy.sparse.hstack(sparse, format="csr"))
