@@ -174,9 +174,11 @@ class ElasticNetObjective(Composite):
                 break
             fisher = self.loss.fisher((z + moved[:, None])[None])
             diagonal = self.loss.fisher_diagonal(fisher) * self.shares
-            matrix = outputs_factor(self.loss.fisher_factors(fisher), diagonal, self.shares[None])[0]
-            matrix = matrix + matrix.diagonal().mean() if len(z) > 1 else matrix
-            step = torch.linalg.solve_ex(matrix, -sums)[0]
+            step = -sums / diagonal.sum(dim=2)[0]
+            if len(z) > 1:
+                factors = self.loss.fisher_factors(fisher)
+                matrix = outputs_factor(factors, diagonal, self.shares[None])[0]
+                step = torch.linalg.solve_ex(matrix + matrix.diagonal().mean(), -sums)[0]
             length = 1.0
             while length > 1e-6:
                 found = self._sums(z + (moved + length * step)[:, None])

@@ -19,9 +19,9 @@ SET_SIZES, SET_WORK, SET_GROWTH = (20, 100), 2**24, 1.5
 # Multiplications for a Hessian from which it is kept while steps leave at most this part of the residual.
 KEPT_WORK, KEPT = 2**24, 0.15
 # Of the largest violation on all columns, what is left on a working set before all are looked at again; and
-# of the residual of F, what is left of that of its quadratic model. Of many parameters more is left while
-# steps leave much themselves: as much as the last step did, squared (Eisenstat, Walker 1996, choice 2).
-INNER, MODEL, ROUGH_MODEL, MANY = 0.1, 0.005, 0.1, 200
+# of the residual of F, what is left of that of its quadratic model: from least to most, as much as the last
+# step left, squared (Eisenstat, Walker 1996, choice 2).
+INNER, MODEL, ROUGH_MODEL = 0.1, 0.005, 0.1
 ARMIJO = 1e-4  # of the decrease that a step promises, what it has to bring
 FIRST_DAMPING, DAMPING_GROWTH, LEAST_DAMPING = 1e-3, 8.0, 1e-6  # in scaled coordinates
 # Of the mean curvature, added to a Hessian: where columns are collinear, or all classes of one have
@@ -182,10 +182,8 @@ class _Run:
             is_matrix = self._kept is not None and self._kept.matrix is not None
             if not keeps or not is_matrix or norm > KEPT * before:
                 self._kept = None
-            self._left = MODEL
-            if working.n > MANY:
-                contraction = norm / before if before < np.inf else 1.0
-                self._left = min(max(contraction**2, MODEL), ROUGH_MODEL)
+            contraction = norm / before if before < np.inf else 1.0
+            self._left = min(max(contraction**2, MODEL), ROUGH_MODEL)
             value, before = working.value, norm
             promised, length = self._step(working, slopes, found)
             first = promised if first == np.inf else first
