@@ -73,3 +73,30 @@ def test_the_gap_told_is_that_of_the_coefficients_returned(dtype, kind, n_classe
         assert clf.converged_ == is_near
         if dtype == "float32" and not is_near:  # float64 reaches either
             assert clf.stop_reason_ == "rounding"
+
+
+@pytest.mark.parametrize("l1_ratio", [0.5, 1.0])
+@pytest.mark.parametrize("C", [0.1, 100.0])
+def test_the_gap_of_a_class_of_few_rows_is_proved(l1_ratio, C):
+    """The intercept is far from 0, and the dual point has to sum to 0 for all that."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 12)) + 3
+    y = (X[:, 0] + 0.5 * rng.normal(size=400)).argsort().argsort() >= 392
+    clf = TorchLogisticClassifier(C=C, l1_ratio=l1_ratio, tol=1e-8).fit(X, y)
+    found = oracle.duality_gap(clf.coef_, clf.intercept_, X, y.astype(int), C, l1_ratio)
+    assert clf.converged_ and -1e-12 <= found.gap / found.objective <= 2e-8 + ROUNDING
+    assert clf.dual_gap_ == pytest.approx(found.gap, rel=1e-3, abs=ROUNDING * found.objective)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_collinear_columns_have_one_objective_whatever_the_split(n_classes):
+    X, y, _, _ = made(0, n_classes, "none", "float64")
+    found = []
+    for others in (X[:, :0], X[:, :2], np.column_stack([X[:, 0] + X[:, 1], X[:, 1]])):
+        both = np.column_stack([X, others])
+        clf = TorchLogisticClassifier(C=1, l1_ratio=1, tol=1e-8).fit(both, y)
+        judged = oracle.duality_gap(clf.coef_, clf.intercept_, both, y, 1, 1)
+        assert clf.converged_ and judged.gap <= (2e-8 + ROUNDING) * judged.objective
+        found.append(clf.objective_)
+    assert found[1] == pytest.approx(found[0], rel=1e-7)  # a copy takes over some of a column
+    assert found[2] <= found[0] * (1 + 1e-7)  # a sum of columns may be cheaper than both

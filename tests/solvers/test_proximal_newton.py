@@ -379,3 +379,24 @@ def test_what_is_no_matrix_is_never_kept(monkeypatch):
         assert solution.reasons == ["converged"]
         n_products.append(len(count))
     assert n_products[0] == n_products[1]
+
+
+@classes
+@pytest.mark.parametrize("length", [1.0, 0.5, 1 / 3])
+def test_part_of_a_step_leaves_zeros_at_exactly_0(n_classes, length):
+    X, codes, weight = data(n_classes)
+    objective = objective_of(X, codes, weight, 1.0, 1.0)
+    index = (objective.threshold[0] > 0).nonzero()[:, 0]
+    working = objective.on(index, objective.look(objective.zeros()))
+    aim, is_zero = np.linspace(-0.3, 0.4, len(working.u)), np.arange(len(working.u)) % 2 == 0
+    is_zero[working.n :] = False
+    aim[is_zero] = 0.0
+    working.aim(aim)
+    value = working.value_along(length)
+    working.go(length)
+    assert np.array_equal(working.u[: working.n] == 0, is_zero[: working.n])
+    w = working.parameters()
+    assert torch.equal(w[0, index] == 0, torch.from_numpy(is_zero[: working.n]))
+    assert working.value == value == pytest.approx(float(objective.value(w)[0]), rel=1e-12)
+    if length == 1.0:
+        assert np.array_equal(working.u, aim)
