@@ -24,7 +24,7 @@ FEW, SLOW, PATIENCE = 64, 0.5, 8
 SETTLING = 20  # rounds in which numbers become 0, of more than `FEW`
 BLOCK = 25  # accelerated proximal steps where predicted signs lead nowhere
 RESOLVES = 3  # times that signs which came out wrong are dropped at once
-CG_STEPS, CG_ACCURACY = 60, 0.1  # of conjugate gradients, and the part of the residual that they leave
+CG_STEPS, CG_ACCURACY = 30, 0.1  # of conjugate gradients, and the part of the residual that they leave
 
 
 class Quadratic(NamedTuple):
