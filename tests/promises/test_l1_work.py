@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -19,9 +20,14 @@ PASSES = 8  # over all columns of all rows
 
 @pytest.fixture
 def passes(monkeypatch):
-    """The number of rows of each product with all columns."""
-    found, plain = [], elastic_net.slopes
-    monkeypatch.setattr(elastic_net, "slopes", lambda rows, r: found.append(rows.n_rows) or plain(rows, r))
+    """Of each pass over all columns the number of rows, and the penalty that it was made for."""
+    found, plain = [], elastic_net.ElasticNetObjective.look_at
+
+    def counted(self, *args):
+        found.append((self.rows.n_rows, self.penalty.l1))
+        return plain(self, *args)
+
+    monkeypatch.setattr(elastic_net.ElasticNetObjective, "look_at", counted)
     return found
 
 
@@ -61,7 +67,10 @@ def test_all_columns_of_all_rows_are_read_a_few_times(n, d, factor, passes):
     passes.clear()
     clf = TorchLogisticClassifier(C=C, l1_ratio=1, tol=5e-7, max_iter=300).fit(X, y)
     assert clf.converged_
-    assert passes.count(n) <= PASSES
+    of_all = Counter(l1 for n_rows, l1 in passes if n_rows == n)
+    assert max(of_all.values()) <= PASSES
+    # A penalty more than 64 times weaker than the first with a coefficient is reached through stronger ones.
+    assert len(of_all) == 1 or C > 64 * smallest_C(X, y)
 
 
 def test_tall_rows_have_two_hessians_of_all_of_them(hessians):
