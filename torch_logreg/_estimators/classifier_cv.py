@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -29,25 +28,28 @@ from torch_logreg._checks.compat import (
 )
 from torch_logreg._checks.containers import on_host, refusing_huge_integers
 from torch_logreg._checks.data import TrainingData, check_fit, route
-from torch_logreg._checks.parameters import check_parameters, check_solver_exists
+from torch_logreg._checks.parameters import check_can_fit_l1_ratios, check_parameters, check_solver_exists
 from torch_logreg._checks.ported import ADVICE_CV, advising
 from torch_logreg._checks.weights import one_a_row, sample_weights
-from torch_logreg._contracts.solver import FAILED, MORE_ITERATIONS, REASONS, Iteration
+from torch_logreg._contracts.solver import FAILED, MORE_ITERATIONS, REASONS, ROUNDED
 from torch_logreg._data.tensors import numpy_dtype
-from torch_logreg._estimators.callbacks import HISTORY, Forward, scaled
+from torch_logreg._estimators.callbacks import Forward, scaled
 from torch_logreg._estimators.classifier import TorchLogisticClassifier
 from torch_logreg._estimators.fitting import finite_tol, guarded, sampling_seed_of, without_autograd
+from torch_logreg._estimators.path_history import PathHistory
 from torch_logreg._fit.linear import work_of
 from torch_logreg._inspection import Separation, separation_of
 from torch_logreg._runtime.devices import resolve_device
 from torch_logreg._runtime.out_of_memory import check_room
 from torch_logreg._runtime.surroundings import undisturbed
 from torch_logreg._runtime.threads import threads_for
-from torch_logreg._selection.choice import choose, results
+from torch_logreg._selection.choice import best_of, choose, results
+from torch_logreg._selection.elastic_net_path import ElasticNetPath
 from torch_logreg._selection.folds import Fold, fold_counts, folds_of, without_silent
-from torch_logreg._selection.path import Path, PathSolver, solve_present
+from torch_logreg._selection.grid import Grid, solve_grid
+from torch_logreg._selection.path import Path, PathSolver
 from torch_logreg._selection.scorer import Scorer
-from torch_logreg._solvers.registry import SOLVERS
+from torch_logreg._solvers.registry import SOLVERS, WITH_L1
 
 CV_SOLVERS = {name: entry for name, entry in SOLVERS.items() if name != "sgd"}
 AS_THERE = ("fit_intercept", "class_weight", "max_iter", "tol", "device", "random_state", "verbose")
@@ -211,6 +213,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
 
     _parameter_constraints: dict = {
         "Cs": [Interval(Integral, 1, None, closed="left"), "array-like"],
+        "l1_ratios": ["array-like"],
         "cv": ["cv_object"],
         "scoring": [StrOptions(set(get_scorer_names())), callable, None],
         "refit": ["boolean"],
@@ -236,6 +239,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         self,
         *,
         Cs: int | ArrayLike = 10,
+        l1_ratios: ArrayLike = (0.0,),
         cv: Any = None,
         scoring: str | Callable[..., float] | None = None,
         refit: bool = True,
@@ -251,6 +255,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         verbose: int = 0,
     ) -> None:
         self.Cs = Cs
+        self.l1_ratios = l1_ratios
         self.cv = cv
         self.scoring = scoring
         self.refit = refit
@@ -307,12 +312,16 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             data = check_fit(self, X, y, sample_weight, self.class_weight)
             weights = None if sample_weight is None else sample_weights(sample_weight, data.codes)
             routed = route(self, params, weights)
-            Cs = self._values(data)
-            forward = Forward(self, X, y, None if sample_weight is None else {"sample_weight": sample_weight})
+            grid = Grid(self._values(data), self._ratios())
+            if grid.n_with_l1:
+                check_can_fit_l1_ratios(self.l1_ratios, self._solver_name(), WITH_L1)
+            metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+            forward = Forward(self, X, y, metadata, 1 + grid.n_with_l1)
             device = resolve_device(self.device, data.X)
-            work = work_of(data) * len(Cs)
+            work, labels = work_of(data) * len(grid.Cs), np.asarray(on_host(y)).reshape(-1)
             with undisturbed(device), without_autograd(device), threads_for(work):
-                fitted = self._choose(data, np.asarray(on_host(y)).reshape(-1), weights, Cs, routed, forward)
+                fitted = self._choose(data, labels, weights, grid, routed, forward)
+            self.__dict__.pop("dual_gap_", None)  # of the fit before
             self.__dict__.update(fitted)
             forward.close()
         return self
@@ -335,12 +344,22 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             raise ValueError(f"Cs={self.Cs!r}: each must be a number above 0, or np.inf for no penalty.")
         return Cs
 
+    def _ratios(self) -> np.ndarray:
+        given = np.asarray(self.l1_ratios)
+        is_number = given.dtype.kind in "biuf" and given.ndim == 1 and len(given) > 0
+        if not is_number or not ((given >= 0) & (given <= 1)).all():
+            raise ValueError(
+                f"l1_ratios={self.l1_ratios!r}: each must be a number in [0, 1], such as (0.0,) for the L2 "
+                "penalty alone or (1.0,) for the L1 penalty alone."
+            )
+        return given.astype(np.float64)
+
     def _choose(
         self,
         data: TrainingData,
         y: np.ndarray,
         weights: np.ndarray | None,
-        Cs: np.ndarray,
+        grid: Grid,
         routed: Any,
         forward: Forward,
     ) -> dict[str, Any]:
@@ -353,10 +372,9 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             knows_weights = routed.scorer.score.get("sample_weight") is weights
             of_labels = needs_labels_alone(self._scorer())
             folds = without_silent(folds, data, weights, knows_weights and not of_labels)
-        order = np.argsort(Cs, kind="stable")
-        told = PathHistory(self, data.classes, forward)
-        path = self._solve_path(data, counts, device, told, Cs[order])
-        path = Path(*(array[:, np.argsort(order)] for array in path))
+        rising, with_l1 = grid.Cs[grid.order], grid.l1_ratios[grid.l1_ratios > 0]
+        told = PathHistory(int(self.verbose), data.classes, forward, rising, with_l1)
+        path = self._solve_grid(data, counts, device, told, grid)
         dtype = numpy_dtype(data.X, device)
         path = path._replace(coef=path.coef.astype(dtype), intercept=path.intercept.astype(dtype))
         scorer = Scorer(
@@ -365,14 +383,12 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             routed.scorer.score,
             partial(self._with_coefficients, data),
         )
-        scores = np.stack(
-            [
-                scorer(data, y, fold.test, path.coef[number], path.intercept[number], device)
-                for number, fold in enumerate(folds)
-            ]
-        )
-        self._warn_of(path, Cs, self._separation_of(data, path, Cs))
-        return self._attributes(data, Cs, scores, path, told, np.argsort(order))
+        scores = np.stack([
+            scorer(data, y, fold.test, *(of_all[number].reshape(-1, *of_all.shape[3:]) for of_all in path[:2]), device)
+            for number, fold in enumerate(folds)
+        ]).reshape(len(folds), len(grid.l1_ratios), len(grid.Cs))
+        self._warn_of(path, grid, self._separation_of(data, path, grid.Cs))
+        return self._attributes(data, grid, scores, path, told)
 
     def _folds(
         self, data: TrainingData, y: np.ndarray, given: dict[str, Any], kept: np.ndarray
@@ -384,23 +400,28 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
                 raise
             raise ValueError(f"cv={self.cv} folds cannot be made: {error}") from error
 
-    def _solve_path(
-        self, data: TrainingData, counts: np.ndarray, device: torch.device, told: PathHistory, Cs: np.ndarray
+    def _solve_grid(
+        self, data: TrainingData, counts: np.ndarray, device: torch.device, told: PathHistory, grid: Grid
     ) -> Path:
-        name = self._solver_name()
-        solver = PathSolver(
+        name, intercept, tol = self._solver_name(), bool(self.fit_intercept), finite_tol(self.tol)
+        seed, memory = partial(sampling_seed_of, self.random_state), int(min(self.max_batch_memory, 2**63))
+        smooth = PathSolver(
             data,
             counts,
             device,
-            bool(self.fit_intercept),
-            partial(CV_SOLVERS[name].make, max_iter=self.max_iter, tol=finite_tol(self.tol)),
+            intercept,
+            partial(CV_SOLVERS[name].make, max_iter=self.max_iter, tol=tol),
             name == "natural-sgd",
             name == "newton-cholesky",
-            partial(sampling_seed_of, self.random_state),
-            int(min(self.max_batch_memory, 2**63)),  # which may be infinite
+            seed,
+            memory,  # which may have been infinite
             told,
         )
-        return solve_present(solver, Cs)
+        if not grid.n_with_l1:
+            return solve_grid(smooth, None, grid)
+        make = partial(WITH_L1[name], max_iter=self.max_iter, tol=tol)
+        with_l1 = ElasticNetPath(data, counts, device, intercept, make, tol, seed, memory, told.of_l1)
+        return solve_grid(smooth, with_l1, grid)
 
     def _with_coefficients(self, data: TrainingData, coef: np.ndarray, intercept: np.ndarray) -> Any:
         """A fitted estimator for a scorer."""
@@ -411,51 +432,56 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         return estimator
 
     def _attributes(
-        self,
-        data: TrainingData,
-        Cs: np.ndarray,
-        scores: np.ndarray,
-        path: Path,
-        told: PathHistory,
-        sorted_index: np.ndarray,
+        self, data: TrainingData, grid: Grid, scores: np.ndarray, path: Path, told: PathHistory
     ) -> dict[str, Any]:
-        chosen = choose(Cs, scores, bool(self.one_standard_error))
+        ratio, C = choose(*grid, scores, grid.n_nonzero(path.coef[-1]), bool(self.one_standard_error))
         columns = [path.coef, path.intercept[..., None]] if self.fit_intercept else [path.coef]
         factor = float(np.broadcast_to(data.weights, data.codes.shape).sum())
-        factor *= float(Cs[chosen]) if np.isfinite(Cs[chosen]) else 1.0
-        history = told.history(int(sorted_index[chosen]), int(path.n_iter[-1, chosen]))
+        factor *= float(grid.Cs[C]) if np.isfinite(grid.Cs[C]) else 1.0
+        chosen = (-1, ratio, C)
+        history = told.history(told.number_of(*grid.number_of(ratio, C)), int(path.n_iter[chosen]))
         fitted = {
             "classes_": data.classes,
-            "Cs_": Cs,
-            "C_": float(Cs[chosen]),
-            "l1_ratios_": np.zeros(1),
-            "l1_ratio_": 0.0,
-            "scores_": scores[:, None],
-            "coefs_paths_": np.concatenate(columns, axis=-1)[:-1, None],
-            "n_iter_": path.n_iter[:-1, None],
-            "coef_": path.coef[-1, chosen].copy(),
-            "intercept_": path.intercept[-1, chosen].copy(),
+            "Cs_": grid.Cs,
+            "C_": float(grid.Cs[C]),
+            "l1_ratios_": grid.l1_ratios,
+            "l1_ratio_": float(grid.l1_ratios[ratio]),
+            "scores_": scores,
+            "coefs_paths_": np.concatenate(columns, axis=-1)[:-1],
+            "n_iter_": path.n_iter[:-1],
+            "coef_": path.coef[chosen].copy(),
+            "intercept_": path.intercept[chosen].copy(),
             "solver_": self._solver_name(),
             "converged_": bool((path.reasons == "converged").all()),
-            "stop_reason_": str(path.reasons[-1, chosen]),
-            "objective_": float(path.objective[-1, chosen]) * factor,
+            "stop_reason_": str(path.reasons[chosen]),
+            "objective_": float(path.objective[chosen]) * factor,
             "loss_curve_": history["objective"],
             "validation_scores_": None,
             "_history": scaled(history, factor),
         }
+        gap = float(path.gap[chosen])
         if not self.refit:
-            best = scores.argmax(axis=1)
-            each = np.arange(len(scores))
-            fitted |= {
-                "C_": float(Cs[best].mean()),
-                "coef_": path.coef[each, best].mean(axis=0),
-                "intercept_": path.intercept[each, best].mean(axis=0),
-                "stop_reason_": None,
-                "objective_": None,
-                "loss_curve_": np.zeros(0),
-                "_history": {name: column[:0] for name, column in history.items()},
-            }
+            fitted |= self._means(grid, scores, path, history)
+        elif np.isfinite(gap):
+            fitted["dual_gap_"] = gap * factor
         return fitted
+
+    def _means(
+        self, grid: Grid, scores: np.ndarray, path: Path, history: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """What is kept without a refit: means over folds, of each with the best pair of its own."""
+        ratios, Cs = np.array([best_of(of_fold) for of_fold in scores]).T
+        each = np.arange(len(scores))
+        return {
+            "C_": float(grid.Cs[Cs].mean()),
+            "l1_ratio_": float(grid.l1_ratios[ratios].mean()),
+            "coef_": path.coef[each, ratios, Cs].mean(axis=0),
+            "intercept_": path.intercept[each, ratios, Cs].mean(axis=0),
+            "stop_reason_": None,
+            "objective_": None,
+            "loss_curve_": np.zeros(0),
+            "_history": {name: column[:0] for name, column in history.items()},
+        }
 
     def _separation_of(self, data: TrainingData, path: Path, Cs: np.ndarray) -> Separation | None:
         """Find what separates the classes of all rows, if a fit has no penalty; notes it in `path`."""
@@ -464,28 +490,27 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             return None
         for number in np.flatnonzero(np.isinf(Cs)):
             fitted = {
-                "coef_": path.coef[-1, number],
-                "intercept_": path.intercept[-1, number],
-                "objective_": float(path.objective[-1, number]) * data.weights.sum(),
-                "converged_": path.reasons[-1, number] == "converged",
+                "coef_": path.coef[-1, 0, number],
+                "intercept_": path.intercept[-1, 0, number],
+                "objective_": float(path.objective[-1, 0, number]) * data.weights.sum(),
+                "converged_": path.reasons[-1, 0, number] == "converged",
             }
             separated = separation_of(data, fitted, bool(self.fit_intercept), tol)
             if separated is not None:
-                path.reasons[-1, number] = "separation"
+                path.reasons[-1, :, number] = "separation"
         return separated
 
-    def _warn_of(self, path: Path, Cs: np.ndarray, separated: Separation | None) -> None:
+    def _warn_of(self, path: Path, grid: Grid, separated: Separation | None) -> None:
         if self.tol is None:
             return
-        problems = [(fold, number) for fold, number in np.argwhere(np.isin(path.reasons, list(REASONS)))]
-        if not problems:
+        problems = np.argwhere(np.isin(path.reasons, list(REASONS)))
+        if not len(problems):
             return
         n_folds = len(path.reasons) - 1
-        why = partial(self._why, separated)
         named = [
-            f"C={Cs[number]:.4g} on {'all rows' if fold == n_folds else f'fold {fold}'} "
-            f"(after {path.n_iter[fold, number]} iteration(s): {why(path.reasons[fold, number])})"
-            for fold, number in problems[:NAMED]
+            f"{grid.name_of(ratio, C)} on {'all rows' if fold == n_folds else f'fold {fold}'} "
+            f"(after {path.n_iter[fold, ratio, C]} iteration(s): {self._why(path, (fold, ratio, C), separated)})"
+            for fold, ratio, C in problems[:NAMED]
         ]
         more = f", and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         failed = FAILED.format(solver=self._solver_name())
@@ -499,18 +524,21 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             stacklevel=5,  # the line that called `fit`, through `with_callbacks`
         )
 
-    def _why(self, separated: Separation | None, reason: str) -> str:
+    def _why(self, path: Path, place: tuple[int, int, int], separated: Separation | None) -> str:
+        reason = path.reasons[place]
         if reason == "separation" and separated is not None:
             return separated.describe(vars(self).get("feature_names_in_"))
+        if reason == "rounding" and np.isfinite(path.gap[place]):
+            return ROUNDED.format(dtype=path.coef.dtype, gap=path.gap[place] / path.objective[place])
         return REASONS[reason].format(max_iter=self.max_iter, dtype="this")
 
     # ---- views of the fitted state ----
 
     @property
     def cv_results_(self) -> pd.DataFrame:
-        """Scores of each C, and which is best: a DataFrame of one row a C, made at each access."""
+        """Scores of each C and l1_ratio, and which is best: a DataFrame made at each access."""
         check_is_fitted(self)
-        return results(self.Cs_, self.scores_[:, 0])
+        return results(self.Cs_, self.l1_ratios_, self.scores_)
 
     # ---- scoring and metadata ----
 
@@ -559,41 +587,6 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         return router.add(splitter=self.cv, method_mapping=splits).add(
             scorer=self._scorer(), method_mapping=scores
         )
-
-
-class PathHistory:
-    """Keeps what the fits on all rows tell, of every C, and passes it on to callbacks."""
-
-    def __init__(self, estimator: TorchLogisticClassifierCV, classes: np.ndarray, forward: Forward) -> None:
-        self._verbose, self._classes, self._forward = int(estimator.verbose), classes, forward
-        self._left = max(estimator.max_iter, 1)  # iterations that callbacks can be told of
-        self._start = time.perf_counter()
-        self._kept: list[tuple[int, np.ndarray]] = []  # number of the first problem, (n_problems, 5)
-
-    def __call__(
-        self, first: int, iteration: Iteration, largest_C: Callable[[], tuple[np.ndarray, np.ndarray]]
-    ) -> bool:
-        seconds = time.perf_counter() - self._start
-        parts = (iteration.objective, iteration.gradient_norm, iteration.rows_read, iteration.step, seconds)
-        self._kept.append((first, np.stack(np.broadcast_arrays(*parts), axis=1)))
-        if self._verbose:
-            print(
-                f"iteration {iteration.number}: {int(iteration.done.sum())} of {len(iteration.done)} values "
-                f"of C done on all rows, largest max |gradient| {iteration.gradient_norm.max():.2e}"
-            )
-        self._left -= 1
-        if self._left < 0:
-            return False
-        names = ("coef_", "intercept_")
-        return self._forward(
-            lambda: {"classes_": self._classes, **dict(zip(names, largest_C(), strict=True))}
-        )
-
-    def history(self, number: int, n_iter: int) -> dict[str, np.ndarray]:
-        """The history of one problem, with F for the objective."""
-        found = [table[number - first] for first, table in self._kept if 0 <= number - first < len(table)]
-        columns = np.array(found[:n_iter]).reshape(-1, len(HISTORY)).T
-        return dict(zip(HISTORY, columns, strict=True))
 
 
 DEFAULTS = {name: p.default for name, p in inspect.signature(TorchLogisticClassifierCV).parameters.items()}

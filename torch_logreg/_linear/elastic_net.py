@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 
@@ -198,6 +199,13 @@ class ElasticNetObjective(Composite):
 
     def times(self, factor: float) -> ElasticNetObjective:
         return self._of(self.rows, self.penalty.times(factor))
+
+    def having(self, penalty: ElasticNet) -> ElasticNetObjective:
+        """The same with another penalty, samples included."""
+        other = copy.copy(self)
+        vars(other).pop("threshold", None)
+        other.penalty = penalty
+        return other
 
     def _of(self, rows: Rows, penalty: ElasticNet) -> ElasticNetObjective:
         settings = (self.n_outputs, self.fit_intercept, self.dtype)

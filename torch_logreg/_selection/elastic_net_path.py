@@ -1,0 +1,104 @@
+"""Every C and l1_ratio on every fold, where there is an L1 term: chains of problems over rising C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from torch_logreg._checks.data import TrainingData
+from torch_logreg._contracts.composite import Composite
+from torch_logreg._contracts.solver import Callback, Iteration, Solver
+from torch_logreg._fit.elastic_net import ElasticNetProblem, path_problem
+from torch_logreg._fit.linear import regular_C
+from torch_logreg._fit.present import Present
+from torch_logreg._runtime.devices import supports_float64
+from torch_logreg._selection.path import Path
+
+# Of the numbers of an l1_ratio and of a C, an iteration, and what makes the coefficients then.
+Watch: TypeAlias = Callable[[int, int, Iteration, Callable[[], tuple[np.ndarray, np.ndarray]]], bool]
+
+
+@dataclass(frozen=True)
+class ElasticNetPath:
+    """Solves for each l1_ratio and each C on all rows, and from there on each fold.
+
+    On all rows each C starts from the solution of the smaller one before. A fold starts from the solution of
+    all rows: that has nearly the same coefficients other than 0.
+    """
+
+    data: TrainingData
+    counts: np.ndarray  # (n_folds, n_rows): how often each row is in the training part of each fold
+    device: torch.device
+    fit_intercept: bool
+    make_solver: Callable[..., Solver[Composite]]
+    tol: float | None
+    seed: Callable[[], int]  # of samples of the rows
+    max_memory: int  # bytes that the rows of a fold may take
+    watch: Watch  # is told of each iteration on all rows, and may end it
+
+    def solve(self, Cs: np.ndarray, l1_ratios: Sequence[float]) -> list[Path]:
+        """A path of each l1_ratio, all of them above 0, for finite `Cs` in rising order."""
+        exact = torch.float64 if supports_float64(self.device) else torch.float32
+        Cs, n_folds = regular_C(Cs, self.data, exact), len(self.counts)
+        K = 1 if len(self.data.classes) == 2 else len(self.data.classes)
+        shape = (n_folds, len(Cs), K, self.data.X.shape[1])
+        paths = [Path.unsolved(*shape) for _ in l1_ratios]
+        for fold in (n_folds, *range(n_folds)):
+            data = self.data if fold == n_folds else self._of_fold(fold)
+            present = Present.of(data, self.fit_intercept)
+            if len(present.index) == 1:
+                for path in paths:
+                    path.coef[fold], path.intercept[fold] = present.constant(shape[-1])
+                    path.reasons[fold], path.gap[fold] = "converged", 0.0
+                continue
+            problem = path_problem(data, self.device, self.fit_intercept, self.seed)
+            for number, (ratio, path) in enumerate(zip(l1_ratios, paths, strict=True)):
+                self._chain(problem, number, ratio, Cs, path, fold)
+        return paths
+
+    def _of_fold(self, fold: int) -> TrainingData:
+        """The rows that a fold trains on, gathered where there is memory for that."""
+        times, data = self.counts[fold], self.data
+        rows = np.flatnonzero(times)
+        weights = data.weights[rows] * times[rows]
+        return data._replace(X=data.X[rows], codes=data.codes[rows], weights=weights)
+
+    def _chain(
+        self, problem: ElasticNetProblem, number: int, l1_ratio: float, Cs: np.ndarray, path: Path, fold: int
+    ) -> None:
+        """Each C on one set of rows."""
+        w = problem.start
+        for place, C in enumerate(Cs):
+            one = problem.having(float(C), float(l1_ratio))
+            if fold < len(self.counts):
+                w = one.at(path.coef[-1, place], path.intercept[-1, place])
+            solution = self.make_solver().minimize(one.objective, w, self._callback(one, number, place, fold))
+            w = one.final(solution.w)
+            certificate, reason, found = one.certificate(solution, w), solution.reasons[0], one.attributes(w)
+            if reason == "converged" and self.tol is not None:
+                proved = certificate.gap <= 2 * self.tol * certificate.objective
+                reason = reason if proved else "rounding"
+            path.coef[fold, place], path.intercept[fold, place] = found["coef_"], found["intercept_"]
+            path.objective[fold, place], path.gap[fold, place] = certificate
+            path.n_iter[fold, place], path.reasons[fold, place] = solution.n_iter[0], reason
+
+    def _callback(self, problem: ElasticNetProblem, number: int, place: int, fold: int) -> Callback:
+        if fold < len(self.counts):
+            return _go_on
+
+        def watch(iteration: Iteration) -> bool:
+            def coefficients() -> tuple[np.ndarray, np.ndarray]:
+                found = problem.attributes(iteration.w)
+                return found["coef_"], found["intercept_"]
+
+            return self.watch(number, place, iteration, coefficients)
+
+        return watch
+
+
+def _go_on(iteration: Iteration) -> bool:
+    return False
