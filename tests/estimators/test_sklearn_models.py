@@ -160,9 +160,9 @@ def test_the_estimator_that_chooses_C():
 def test_the_parts_of_the_l1_penalty_to_choose_from_are_carried_over():
     X, y = data("binary")
     settings = {"use_legacy_attributes": False, "scoring": "neg_log_loss", "solver": "saga", "tol": 1e-4}
-    theirs = LogisticRegressionCV(
-        Cs=[0.1, 1.0], l1_ratios=(0.5, 1.0), cv=3, max_iter=10_000, **settings
-    ).fit(X, y)
+    theirs = LogisticRegressionCV(Cs=[0.1, 1.0], l1_ratios=(0.5, 1.0), cv=3, max_iter=10_000, **settings).fit(
+        X, y
+    )
     ours = from_sklearn(theirs)
     assert (ours.l1_ratios, ours.C_, ours.l1_ratio_) == ((0.5, 1.0), theirs.C_, theirs.l1_ratio_)
     assert_array_equal(ours.scores_, theirs.scores_)

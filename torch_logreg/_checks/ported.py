@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 Init = TypeVar("Init", bound=Callable[..., None])
 Advice: TypeAlias = Mapping[str, Callable[[Any], str]]  # of each argument: what to write, given its value
 
+
 def _is_zero(ratio: Any) -> bool:
     if isinstance(ratio, str):
         return ratio in ("deprecated", "warn")

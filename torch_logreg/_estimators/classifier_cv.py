@@ -57,17 +57,25 @@ NAMED = 5  # problems named in a warning
 
 
 class TorchLogisticClassifierCV(TorchLogisticClassifier):
-    r"""`TorchLogisticClassifier` that chooses C by cross-validation, as ``LogisticRegressionCV`` does.
+    r"""`TorchLogisticClassifier` that chooses C and l1_ratio by cross-validation.
+
+    It stands in for ``LogisticRegressionCV`` with ``use_legacy_attributes=False``.
 
     Every C on every fold, and on all rows, is one solve of many problems, which reads X once a pass for all
     of them. All rows are solved first; each fold starts from there, in the metric of all rows. The model
-    refitted on all rows with the C chosen is one of these.
+    refitted on all rows with the C chosen is one of these. With an L1 term each C, on all rows or a fold,
+    starts from the solution of the smaller one before.
 
     Parameters
     ----------
     Cs : int or array-like of shape (n_Cs,), default=10
         Values of C to choose from, above 0; ``np.inf`` is no penalty. An integer is as many from 1e-4 to 1e4,
         equally spaced on a logarithmic scale.
+
+    l1_ratios : array-like of shape (n_l1_ratios,), default=(0.0,)
+        Parts of the L1 penalty to choose from, each in [0, 1], as `l1_ratio` of `TorchLogisticClassifier`: 0
+        is the L2 penalty, 1 the L1 penalty. Every one is tried with every C. Above 0 it needs `solver` "auto"
+        or "natural-sgd", which then takes proximal Newton steps.
 
     cv : int, splitter, iterable or None, default=None
         Any of scikit-learn's splitters, which split the rows that have weight, or pairs of arrays of row
@@ -79,16 +87,19 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         "roc_auc", "average_precision" and "neg_brier_score" are computed for all Cs at once.
 
     refit : bool, default=True
-        True: `coef_` is fitted on all rows with the best C. False: `coef_`, `intercept_` and `C_` are means
-        over the folds, of each fold's at its own best C.
+        True: `coef_` is fitted on all rows with the best C and l1_ratio. False: `coef_`, `intercept_`, `C_`
+        and `l1_ratio_` are means over the folds, of each fold's at its own best C and l1_ratio.
 
     one_standard_error : bool, default=False
-        Whether to choose, instead of the best C, the smallest whose mean score is within one standard error
-        of the best mean: the simplest model that is not clearly worse.
+        Whether to choose, instead of the best C and l1_ratio, the simplest whose mean score is within one
+        standard error of the best mean. Simplest is the one of the fewest coefficients other than 0 on all
+        rows, of these the one of the smallest C, and then of the largest l1_ratio. With the L2 penalty alone,
+        which makes no coefficient 0, it is the smallest C.
 
     max_batch_memory : int, default=2**30
         Bytes that the problems solved at once may take, besides X. With less of it fewer are solved at once,
-        at least one, and X is read more often.
+        at least one, and X is read more often. With an L1 term the rows of a fold are copied if they take no
+        more than that, and else all rows are read, with weights of 0 for those kept aside.
 
     fit_intercept : bool, default=True
         Whether to fit an intercept.
@@ -98,10 +109,10 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
 
     solver : str, default="auto"
         Of those of `TorchLogisticClassifier` all but "sgd". "auto" is "natural-sgd", the only one with
-        metrics that folds share.
+        metrics that folds share, and that fits an L1 term.
 
     max_iter : int, default=100
-        Most updates of the weights, on all rows and then on each fold.
+        Most updates of the weights, on all rows and then on each fold, of each problem.
 
     tol : float or None, default=1e-4
         The stopping rule of `TorchLogisticClassifier`, for each C and fold.
@@ -125,27 +136,27 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         Those to choose from.
 
     l1_ratio_ : float
-        0: the penalty is L2.
+        The l1_ratio chosen.
 
-    l1_ratios_ : ndarray of shape (1,)
-        ``[0.]``, kept for code written for ``LogisticRegressionCV``.
+    l1_ratios_ : ndarray of shape (n_l1_ratios,)
+        Those to choose from.
 
-    scores_ : ndarray of shape (n_folds, 1, n_Cs)
+    scores_ : ndarray of shape (n_folds, n_l1_ratios, n_Cs)
         Scores on the rows kept aside.
 
-    coefs_paths_ : ndarray of shape (n_folds, 1, n_Cs, K, n_features + 1)
+    coefs_paths_ : ndarray of shape (n_folds, n_l1_ratios, n_Cs, K, n_features + 1)
         Coefficients, and in a last column intercepts if there are any; K is 1 for two classes, else their
         number.
 
-    n_iter_ : ndarray of shape (n_folds, 1, n_Cs), int32
+    n_iter_ : ndarray of shape (n_folds, n_l1_ratios, n_Cs), int32
         Updates of the weights made on each fold.
 
     cv_results_ : pandas.DataFrame
-        One row a C: ``C``, ``mean_test_score``, ``std_test_score``, ``rank_test_score`` and
-        ``split0_test_score`` and so on for each fold.
+        One row a pair, all Cs of the first l1_ratio first: ``C``, ``l1_ratio``, ``mean_test_score``,
+        ``std_test_score``, ``rank_test_score`` and ``split0_test_score`` and so on for each fold.
 
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
-        Coefficients with the C chosen.
+        Coefficients with the C and l1_ratio chosen.
 
     intercept_ : ndarray of shape (1,) or (n_classes,)
         Intercepts, 0 without `fit_intercept`.
@@ -163,13 +174,17 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         The solver that ran.
 
     converged_ : bool
-        Whether the stopping rule was met for all Cs, on all folds and on all rows.
+        Whether the stopping rule was met for all Cs and l1_ratios, on all folds and on all rows.
 
     stop_reason_ : str or None
-        Why the fit on all rows with the C chosen has ended; None with ``refit=False``.
+        Why the fit on all rows with the C and l1_ratio chosen has ended; None with ``refit=False``.
 
     objective_ : float or None
         The objective of that fit, infinite where it overflows; None with ``refit=False``.
+
+    dual_gap_ : float
+        By how much `objective_` is above its minimum at most, by a point of the dual problem; only where the
+        pair chosen has an L1 term, and not with ``refit=False``.
 
     loss_curve_ : ndarray of shape (n_iter,)
         Its objective divided by ``C * sum(s)`` before each update; empty with ``refit=False``.
@@ -191,6 +206,9 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
     ----------
     Breiman, Friedman, Olshen, Stone (1984), Classification and Regression Trees, section 3.4.3 (the rule of
     one standard error).
+
+    Friedman, Hastie, Tibshirani (2010), Regularization paths for generalized linear models via coordinate
+    descent, Journal of Statistical Software 33(1) (chains of solutions, each from the one before).
 
     Examples
     --------
@@ -383,10 +401,13 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             routed.scorer.score,
             partial(self._with_coefficients, data),
         )
-        scores = np.stack([
-            scorer(data, y, fold.test, *(of_all[number].reshape(-1, *of_all.shape[3:]) for of_all in path[:2]), device)
-            for number, fold in enumerate(folds)
-        ]).reshape(len(folds), len(grid.l1_ratios), len(grid.Cs))
+        pairs = [of_all.reshape(len(of_all), -1, *of_all.shape[3:]) for of_all in (path.coef, path.intercept)]
+        scores = np.stack(
+            [
+                scorer(data, y, fold.test, pairs[0][number], pairs[1][number], device)
+                for number, fold in enumerate(folds)
+            ]
+        ).reshape(len(folds), *path.n_iter.shape[1:])
         self._warn_of(path, grid, self._separation_of(data, path, grid.Cs))
         return self._attributes(data, grid, scores, path, told)
 
@@ -508,9 +529,9 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             return
         n_folds = len(path.reasons) - 1
         named = [
-            f"{grid.name_of(ratio, C)} on {'all rows' if fold == n_folds else f'fold {fold}'} "
-            f"(after {path.n_iter[fold, ratio, C]} iteration(s): {self._why(path, (fold, ratio, C), separated)})"
-            for fold, ratio, C in problems[:NAMED]
+            f"{grid.name_of(*place[1:])} on {'all rows' if place[0] == n_folds else f'fold {place[0]}'} "
+            f"(after {path.n_iter[place]} iteration(s): {self._why(path, place, separated)})"
+            for place in map(tuple, problems[:NAMED])
         ]
         more = f", and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         failed = FAILED.format(solver=self._solver_name())

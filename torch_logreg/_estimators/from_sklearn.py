@@ -99,7 +99,9 @@ def _of_cv(estimator: LogisticRegressionCV) -> TorchLogisticClassifierCV:
     given, fitted = _given(estimator), vars(estimator)
     ratios = _l1_ratios(given)
     model = TorchLogisticClassifierCV(
-        scoring=given.get("scoring"), **({} if ratios is None else {"l1_ratios": ratios}), **_only(given, SAME_CV)
+        scoring=given.get("scoring"),
+        **({} if ratios is None else {"l1_ratios": ratios}),
+        **_only(given, SAME_CV),
     )
     _warn_of(estimator, given, (*OF_SOLVERS, *(("penalty",) if given.get("penalty", "") is None else ())))
     if "C_" in fitted:

@@ -65,10 +65,9 @@ class PathHistory:
 
     def _keep(self, number: int, iteration: Iteration) -> None:
         seconds = time.perf_counter() - self._start
-        parts = [iteration.objective, iteration.gradient_norm, iteration.rows_read, iteration.step, seconds]
-        if iteration.gap is not None and iteration.n_nonzero is not None:
-            parts += [iteration.gap, iteration.n_nonzero]
-        self._kept.append((number, np.stack(np.broadcast_arrays(*parts), axis=1)))
+        parts = (iteration.objective, iteration.gradient_norm, iteration.rows_read, iteration.step, seconds)
+        of_l1 = () if iteration.gap is None else (iteration.gap, iteration.n_nonzero)
+        self._kept.append((number, np.stack(np.broadcast_arrays(*parts, *of_l1), axis=1)))
 
     def _pass_on(self, coefficients: Coefficients) -> bool:
         self._left -= 1

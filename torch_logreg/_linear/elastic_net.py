@@ -167,12 +167,7 @@ class ElasticNetObjective(Composite):
             size = float(sums.abs().amax())
             if size <= BALANCED:
                 break
-            fisher = self.loss.fisher((z + moved[:, None])[None])
-            diagonal = self.loss.fisher_diagonal(fisher) * self.shares
-            matrix = outputs_factor(self.loss.fisher_factors(fisher), diagonal, self.shares[None])[0]
-            matrix = matrix + matrix.diagonal().mean() if len(z) > 1 else matrix
-            step = torch.linalg.solve_ex(matrix, -sums)[0]
-            length = 1.0
+            step, length = self._step_of_intercepts(z + moved[:, None], sums), 1.0
             while length > 1e-6:
                 found = self._sums(z + (moved + length * step)[:, None])
                 if float(found.abs().amax()) < size:
@@ -182,6 +177,15 @@ class ElasticNetObjective(Composite):
                 break  # nothing but rounding is left
             moved, sums = moved + length * step, found
         return moved
+
+    def _step_of_intercepts(self, z: Tensor, sums: Tensor) -> Tensor:
+        """Newton's, where the residuals of each output sum to `sums`: (K,)."""
+        fisher = self.loss.fisher(z[None])
+        diagonal = self.loss.fisher_diagonal(fisher) * self.shares
+        if len(z) == 1:
+            return -sums / diagonal.sum()
+        matrix = outputs_factor(self.loss.fisher_factors(fisher), diagonal, self.shares[None])[0]
+        return torch.linalg.solve_ex(matrix + matrix.diagonal().mean(), -sums)[0]
 
     def _sums(self, z: Tensor) -> Tensor:
         return self.loss.gradient(z[None], self.target)[0] @ self.shares

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
 from torch_logreg._contracts.composite import Composite
 from torch_logreg._contracts.solver import Callback, Iteration, Solver
+from torch_logreg._data.tensors import n_stored
 from torch_logreg._fit.elastic_net import ElasticNetProblem, path_problem
 from torch_logreg._fit.linear import regular_C
 from torch_logreg._fit.present import Present
 from torch_logreg._runtime.devices import supports_float64
+from torch_logreg._selection.folds import rows_of
 from torch_logreg._selection.path import Path
 
 # Of the numbers of an l1_ratio and of a C, an iteration, and what makes the coefficients then.
 Watch: TypeAlias = Callable[[int, int, Iteration, Callable[[], tuple[np.ndarray, np.ndarray]]], bool]
 
+NEAR = 3.0  # growth of C up to which a path is straight enough to go on along it
+
 
 @dataclass(frozen=True)
 class ElasticNetPath:
-    """Solves for each l1_ratio and each C on all rows, and from there on each fold.
+    """Solves for each l1_ratio one C after another, on all rows and on each fold.
 
-    On all rows each C starts from the solution of the smaller one before. A fold starts from the solution of
-    all rows: that has nearly the same coefficients other than 0.
+    Each C starts from the solutions of the smaller ones before, on the same rows: what these have other than
+    0 is nearly what is wanted. The solution of all rows with the same C, from which the folds of an L2
+    penalty start, is further away: it takes a fold one to three Newton steps more. Folds are no batch, for
+    each has signs of its own to find, and all would wait for the last.
     """
 
     data: TrainingData
@@ -47,7 +54,7 @@ class ElasticNetPath:
         K = 1 if len(self.data.classes) == 2 else len(self.data.classes)
         shape = (n_folds, len(Cs), K, self.data.X.shape[1])
         paths = [Path.unsolved(*shape) for _ in l1_ratios]
-        for fold in (n_folds, *range(n_folds)):
+        for fold in (n_folds, *range(n_folds)):  # all rows first
             data = self.data if fold == n_folds else self._of_fold(fold)
             present = Present.of(data, self.fit_intercept)
             if len(present.index) == 1:
@@ -61,22 +68,22 @@ class ElasticNetPath:
         return paths
 
     def _of_fold(self, fold: int) -> TrainingData:
-        """The rows that a fold trains on, gathered where there is memory for that."""
+        """The rows that a fold trains on, gathered where there is memory for them; else all with weights."""
         times, data = self.counts[fold], self.data
+        if _n_bytes(data) > self.max_memory:
+            return data._replace(weights=data.weights * times)
         rows = np.flatnonzero(times)
         weights = data.weights[rows] * times[rows]
-        return data._replace(X=data.X[rows], codes=data.codes[rows], weights=weights)
+        return data._replace(X=rows_of(data.X, rows), codes=data.codes[rows], weights=weights)
 
     def _chain(
         self, problem: ElasticNetProblem, number: int, l1_ratio: float, Cs: np.ndarray, path: Path, fold: int
     ) -> None:
         """Each C on one set of rows."""
-        w = problem.start
-        for place, C in enumerate(Cs):
-            one = problem.having(float(C), float(l1_ratio))
-            if fold < len(self.counts):
-                w = one.at(path.coef[-1, place], path.intercept[-1, place])
-            solution = self.make_solver().minimize(one.objective, w, self._callback(one, number, place, fold))
+        solved: list[tuple[float, Tensor]] = []
+        for place, C in enumerate(Cs.tolist()):
+            one, callback = problem.having(C, l1_ratio), self._callback(problem, number, place, fold)
+            solution = self.make_solver().minimize(one.objective, _start(one, C, solved), callback)
             w = one.final(solution.w)
             certificate, reason, found = one.certificate(solution, w), solution.reasons[0], one.attributes(w)
             if reason == "converged" and self.tol is not None:
@@ -85,6 +92,8 @@ class ElasticNetPath:
             path.coef[fold, place], path.intercept[fold, place] = found["coef_"], found["intercept_"]
             path.objective[fold, place], path.gap[fold, place] = certificate
             path.n_iter[fold, place], path.reasons[fold, place] = solution.n_iter[0], reason
+            if found["coef_"].any():  # else a cold start is better, which takes samples of the rows
+                solved.append((C, w))
 
     def _callback(self, problem: ElasticNetProblem, number: int, place: int, fold: int) -> Callback:
         if fold < len(self.counts):
@@ -98,6 +107,28 @@ class ElasticNetPath:
             return self.watch(number, place, iteration, coefficients)
 
         return watch
+
+
+def _start(problem: ElasticNetProblem, C: float, solved: list[tuple[float, Tensor]]) -> Tensor:
+    """Where the last two solutions lead straight on over log C, which spares one step in three.
+
+    Coefficients that are 0 stay so, as do those that would change their sign. Only the last solution where C
+    grows too fast for that.
+    """
+    if len(solved) < 2:
+        return solved[-1][1] if solved else problem.start
+    (before, earlier), (last, w) = solved[-2:]
+    if not before < last or last * NEAR < C:
+        return w
+    ahead = w + float(np.log(C / last) / np.log(last / before)) * (w - earlier)
+    return torch.where((problem.objective.threshold > 0) & (ahead * w <= 0), 0.0, ahead)
+
+
+def _n_bytes(data: TrainingData) -> int:
+    """About what X takes; of sparse rows each number has a column number."""
+    n_rows, d = data.X.shape
+    stored = n_stored(data.X)
+    return n_rows * d * data.X.dtype.itemsize if stored < 0 else stored * (data.X.dtype.itemsize + 8)
 
 
 def _go_on(iteration: Iteration) -> bool:

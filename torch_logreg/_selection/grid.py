@@ -33,7 +33,6 @@ class Grid(NamedTuple):
         has_l1 = self.l1_ratios[ratio] > 0 and bool(np.isfinite(self.Cs[C]))
         return int((self.l1_ratios[:ratio] > 0).sum()) if has_l1 else None, int(np.argsort(self.order)[C])
 
-
     def name_of(self, ratio: int, C: int) -> str:
         """What a warning calls a pair."""
         name = f"C={self.Cs[C]:.4g}"
@@ -55,15 +54,18 @@ def solve_grid(smooth: PathSolver, with_l1: ElasticNetPath | None, grid: Grid) -
     if with_l1 is None:
         path = solve_present(smooth, rising)
         return _stacked([path] * len(has_l1), order)
-    n_finite = int(np.isfinite(rising).sum())
-    first = n_finite if has_l1.all() else 0
-    without = solve_present(starting_at(smooth, first), rising[first:]) if first < len(rising) else None
-    rest = None if without is None else Path(*(array[:, n_finite - first :] for array in without))
-    paths = iter(with_l1.solve(rising[:n_finite], grid.l1_ratios[has_l1].tolist()))
-    return _stacked([_joined(next(paths), rest) if is_l1 else without for is_l1 in has_l1], order)
+    n_finite, ratios = int(np.isfinite(rising).sum()), grid.l1_ratios[has_l1].tolist()
+    if has_l1.all():
+        of_infinity = _starting_at(smooth, n_finite)
+        rest = solve_present(of_infinity, rising[n_finite:]) if n_finite < len(order) else None
+        return _stacked([_joined(path, rest) for path in with_l1.solve(rising[:n_finite], ratios)], order)
+    without = solve_present(smooth, rising)
+    rest = Path(*(array[:, n_finite:] for array in without))
+    found = iter(with_l1.solve(rising[:n_finite], ratios))
+    return _stacked([_joined(next(found), rest) if is_l1 else without for is_l1 in has_l1], order)
 
 
-def starting_at(solver: PathSolver, first: int) -> PathSolver:
+def _starting_at(solver: PathSolver, first: int) -> PathSolver:
     """The solver, which tells of its Cs as if there were `first` before them."""
     watch = solver.watch
     return replace(solver, watch=lambda number, *told: watch(first + number, *told))
