@@ -377,9 +377,11 @@ def test_callbacks_see_each_iteration_and_stop_the_path():
     hook = Hook()
     settings = {"Cs": CS, "l1_ratios": (0.5, 1.0), "cv": 3}
     cv = TorchLogisticClassifierCV(**settings).set_callbacks(hook).fit(X, Y)
-    last = TorchLogisticClassifier(C=max(CS), l1_ratio=1.0).fit(X, Y)
     assert len(hook.models) > 6 and cv.converged_
-    assert_allclose(hook.models[-1].predict_proba(X), last.predict_proba(X), atol=1e-4)
+    # Last comes a step more for the pair chosen, and before it the largest C of the last l1_ratio.
+    assert_array_equal(hook.models[-1].predict_proba(X), cv.predict_proba(X))
+    last = TorchLogisticClassifier(C=max(CS), l1_ratio=1.0).fit(X, Y)
+    assert_allclose(hook.models[-2].predict_proba(X), last.predict_proba(X), atol=1e-4)
     stopped = TorchLogisticClassifierCV(**settings).set_callbacks(Hook(stop_after=2)).fit(X, Y)
     assert not stopped.converged_ and stopped.predict(X).shape == Y.shape
 

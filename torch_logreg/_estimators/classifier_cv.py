@@ -46,7 +46,7 @@ from torch_logreg._runtime.threads import threads_for
 from torch_logreg._selection.choice import best_of, choose, results
 from torch_logreg._selection.elastic_net_path import ElasticNetPath
 from torch_logreg._selection.folds import Fold, fold_counts, folds_of, without_silent
-from torch_logreg._selection.grid import Grid, solve_grid
+from torch_logreg._selection.grid import Grid, finish, solve_grid
 from torch_logreg._selection.path import Path, PathSolver
 from torch_logreg._selection.scorer import Scorer
 from torch_logreg._solvers.registry import SOLVERS, WITH_L1
@@ -149,7 +149,8 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         number.
 
     n_iter_ : ndarray of shape (n_folds, n_l1_ratios, n_Cs), int32
-        Updates of the weights made on each fold.
+        Updates of the weights made on each fold. With an L1 term at least 1, to find the intercept, if not
+        `max_iter` is 0.
 
     cv_results_ : pandas.DataFrame
         One row a pair, all Cs of the first l1_ratio first: ``C``, ``l1_ratio``, ``mean_test_score``,
@@ -390,9 +391,10 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             knows_weights = routed.scorer.score.get("sample_weight") is weights
             of_labels = needs_labels_alone(self._scorer())
             folds = without_silent(folds, data, weights, knows_weights and not of_labels)
-        rising, with_l1 = grid.Cs[grid.order], grid.l1_ratios[grid.l1_ratios > 0]
-        told = PathHistory(int(self.verbose), data.classes, forward, rising, with_l1)
-        path = self._solve_grid(data, counts, device, told, grid)
+        rising, ratios = grid.Cs[grid.order], grid.l1_ratios[grid.l1_ratios > 0]
+        told = PathHistory(int(self.verbose), data.classes, forward, rising, ratios)
+        smooth, with_l1 = self._path_solvers(data, counts, device, told, grid)
+        path = solve_grid(smooth, with_l1, grid)
         dtype = numpy_dtype(data.X, device)
         path = path._replace(coef=path.coef.astype(dtype), intercept=path.intercept.astype(dtype))
         scorer = Scorer(
@@ -409,7 +411,11 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             ]
         ).reshape(len(folds), *path.n_iter.shape[1:])
         self._warn_of(path, grid, self._separation_of(data, path, grid.Cs))
-        return self._attributes(data, grid, scores, path, told)
+        n_nonzero = grid.n_nonzero(path.coef[-1])
+        pair = choose(*grid, scores, n_nonzero, bool(self.one_standard_error))
+        if with_l1 is not None and self.refit:
+            finish(with_l1, path, grid, pair)
+        return self._attributes(data, grid, pair, scores, path, told)
 
     def _folds(
         self, data: TrainingData, y: np.ndarray, given: dict[str, Any], kept: np.ndarray
@@ -421,9 +427,10 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
                 raise
             raise ValueError(f"cv={self.cv} folds cannot be made: {error}") from error
 
-    def _solve_grid(
+    def _path_solvers(
         self, data: TrainingData, counts: np.ndarray, device: torch.device, told: PathHistory, grid: Grid
-    ) -> Path:
+    ) -> tuple[PathSolver, ElasticNetPath | None]:
+        """What solves the pairs without an L1 term, and those with one, if there are any."""
         name, intercept, tol = self._solver_name(), bool(self.fit_intercept), finite_tol(self.tol)
         seed, memory = partial(sampling_seed_of, self.random_state), int(min(self.max_batch_memory, 2**63))
         smooth = PathSolver(
@@ -439,10 +446,9 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             told,
         )
         if not grid.n_with_l1:
-            return solve_grid(smooth, None, grid)
-        make = partial(WITH_L1[name], max_iter=self.max_iter, tol=tol)
-        with_l1 = ElasticNetPath(data, counts, device, intercept, make, tol, seed, memory, told.of_l1)
-        return solve_grid(smooth, with_l1, grid)
+            return smooth, None
+        make = partial(WITH_L1[name], max_iter=int(self.max_iter), tol=tol)
+        return smooth, ElasticNetPath(data, counts, device, intercept, make, tol, seed, memory, told.of_l1)
 
     def _with_coefficients(self, data: TrainingData, coef: np.ndarray, intercept: np.ndarray) -> Any:
         """A fitted estimator for a scorer."""
@@ -453,9 +459,15 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
         return estimator
 
     def _attributes(
-        self, data: TrainingData, grid: Grid, scores: np.ndarray, path: Path, told: PathHistory
+        self,
+        data: TrainingData,
+        grid: Grid,
+        pair: tuple[int, int],
+        scores: np.ndarray,
+        path: Path,
+        told: PathHistory,
     ) -> dict[str, Any]:
-        ratio, C = choose(*grid, scores, grid.n_nonzero(path.coef[-1]), bool(self.one_standard_error))
+        ratio, C = pair
         columns = [path.coef, path.intercept[..., None]] if self.fit_intercept else [path.coef]
         factor = float(np.broadcast_to(data.weights, data.codes.shape).sum())
         factor *= float(grid.Cs[C]) if np.isfinite(grid.Cs[C]) else 1.0
@@ -469,7 +481,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             "l1_ratio_": float(grid.l1_ratios[ratio]),
             "scores_": scores,
             "coefs_paths_": np.concatenate(columns, axis=-1)[:-1],
-            "n_iter_": path.n_iter[:-1],
+            "n_iter_": grid.n_iter(path, self.max_iter)[:-1],
             "coef_": path.coef[chosen].copy(),
             "intercept_": path.intercept[chosen].copy(),
             "solver_": self._solver_name(),

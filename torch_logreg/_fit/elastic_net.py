@@ -120,6 +120,11 @@ class ElasticNetProblem(CoefficientProblem):
         other.objective = self.objective.having(penalty)
         return other
 
+    def at(self, coef: np.ndarray, intercept: np.ndarray) -> Tensor:
+        """The parameters of coefficients (K, d) and intercepts (K,) of all classes."""
+        device, dtype = self.start.device, self.objective.dtype
+        return self.objective.join(*(to_tensor(part, device, dtype) for part in self.narrow(coef, intercept)))
+
     def final(self, w: Tensor) -> Tensor:
         """The solution, of several with equal predictions the one whose median coefficient is 0.
 

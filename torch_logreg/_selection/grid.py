@@ -38,6 +38,11 @@ class Grid(NamedTuple):
         name = f"C={self.Cs[C]:.4g}"
         return f"{name}, l1_ratio={self.l1_ratios[ratio]:.4g}" if self.l1_ratios.any() else name
 
+    def n_iter(self, path: Path, max_iter: int) -> np.ndarray:
+        """Updates of the weights, with an L1 term one at least: to find intercepts where all else is 0."""
+        least = np.where(self.l1_ratios[:, None] > 0, min(max_iter, 1), 0)
+        return np.maximum(path.n_iter, least.astype(np.int32))
+
     def n_nonzero(self, coef: np.ndarray) -> np.ndarray:
         """How many of `coef` (n_l1_ratios, n_Cs, K, d) are not 0; all of a fit without an L1 term."""
         counted = np.count_nonzero(coef, axis=(2, 3))
@@ -63,6 +68,14 @@ def solve_grid(smooth: PathSolver, with_l1: ElasticNetPath | None, grid: Grid) -
     rest = Path(*(array[:, n_finite:] for array in without))
     found = iter(with_l1.solve(rising[:n_finite], ratios))
     return _stacked([_joined(next(found), rest) if is_l1 else without for is_l1 in has_l1], order)
+
+
+def finish(with_l1: ElasticNetPath, path: Path, grid: Grid, pair: tuple[int, int]) -> None:
+    """Take one step more for the pair chosen, if it has an L1 term: see `ElasticNetPath.finish`."""
+    ratio, C = pair
+    number, place = grid.number_of(ratio, C)
+    if number is not None:
+        with_l1.finish(path, pair, float(grid.Cs[C]), float(grid.l1_ratios[ratio]), (number, place))
 
 
 def _starting_at(solver: PathSolver, first: int) -> PathSolver:
