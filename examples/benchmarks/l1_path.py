@@ -3,8 +3,8 @@
     python examples/benchmarks/l1_path.py [--repeats N] [--write]
 
 The breast cancer data, standardised, from just above the smallest C with a coefficient on. Either solves
-every C on every fold and on all rows. The distance is the largest over the folds of the objective less that of
-a fit with a gap of 2e-9, in parts of it; adelie gets the loosest tolerance of a ladder that reaches 1e-6.
+every C on every fold and on all rows. The distance is the largest over the folds of the objective less that
+of a fit with a gap of 2e-9, in parts of it; adelie gets the loosest tolerance of a ladder that reaches 1e-6.
 """
 
 from __future__ import annotations

@@ -94,4 +94,6 @@ def _joined(path: Path, rest: Path | None) -> Path:
 def _stacked(paths: Sequence[Path], order: np.ndarray) -> Path:
     """Paths over Cs in that order as one, over those in the caller's order."""
     back = np.argsort(order)
+    if len(paths) == 1:  # coefficients may be many numbers, and are not copied twice
+        return Path(*(array[:, back][:, None] for array in paths[0]))
     return Path(*(np.stack(arrays, axis=1)[:, :, back] for arrays in zip(*paths, strict=True)))
