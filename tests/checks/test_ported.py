@@ -32,7 +32,10 @@ FOREIGN = {
         ({"penalty": "l3"}, ("penalty='l3'", "leave it out", "C=np.inf")),
         ({"penalty": "l1"}, ("penalty='l1'", "write l1_ratio=1 ")),
         ({"penalty": "elasticnet"}, ("penalty='elasticnet'", "l1_ratio=0.5")),
-        ({"l1_ratios": [0, 1]}, ("l1_ratios=[0, 1]", "write l1_ratio=...", "GridSearchCV")),
+        ({"l1_ratios": [0, 1]}, ("l1_ratios=[0, 1]", "write l1_ratio=...", "TorchLogisticClassifierCV")),
+        ({"l1_ratios": (0,)}, ("l1_ratios=(0,)", "leave it out", "L2")),
+        ({"l1_ratios": np.zeros(2)}, ("l1_ratios=array", "leave it out", "L2")),
+        ({"l1_ratios": "warn"}, ("l1_ratios='warn'", "leave it out", "L2")),
         ({"Cs": 10}, ("Cs=10", "TorchLogisticClassifierCV")),
         ({"cv": 3}, ("cv=3", "TorchLogisticClassifierCV")),
         ({"refit": True}, ("refit=True", "TorchLogisticClassifierCV")),
@@ -42,12 +45,11 @@ FOREIGN = {
         ({"penalty": None}, ("penalty=None", "Cs=[np.inf]")),
         ({"C": 0.5}, ("C=0.5", "Cs=[0.5]")),
         ({"warm_start": True}, ("warm_start=True", "leave it out")),
-        ({"penalty": "l1"}, ("penalty='l1'", "L1 penalty does not exist", "use sklearn")),
-        ({"penalty": "elasticnet"}, ("penalty='elasticnet'", "L1 penalty does not exist")),
+        ({"penalty": "l1"}, ("penalty='l1'", "write l1_ratios=[1] ")),
+        ({"penalty": "elasticnet"}, ("penalty='elasticnet'", "l1_ratios=[0.1, 0.5, 0.9]")),
         ({"l1_ratio": 0}, ("l1_ratio=0", "leave it out", "L2")),
         ({"l1_ratio": None}, ("l1_ratio=None", "leave it out", "L2")),
-        ({"l1_ratio": 0.5}, ("l1_ratio=0.5", "L1 penalty does not exist")),
-        ({"l1_ratios": [0, 1]}, ("l1_ratios=[0, 1]", "L1 penalty does not exist")),
+        ({"l1_ratio": 0.5}, ("l1_ratio=0.5", "l1_ratios=[0.5]")),
     ],
 }
 OF_BOTH = [
@@ -59,9 +61,6 @@ OF_BOTH = [
     ({"multi_class": "auto"}, ("multi_class='auto'", "leave it out", "softmax")),
     ({"multi_class": "ovr"}, ("multi_class='ovr'", "OneVsRestClassifier")),
     ({"use_legacy_attributes": False}, ("use_legacy_attributes=False", "leave it out")),
-    ({"l1_ratios": (0,)}, ("l1_ratios=(0,)", "leave it out", "L2")),
-    ({"l1_ratios": np.zeros(2)}, ("l1_ratios=array", "leave it out", "L2")),
-    ({"l1_ratios": "warn"}, ("l1_ratios='warn'", "leave it out", "L2")),
     ({"penalty": "l2", "n_jobs": 2}, ("penalty='l2'", "n_jobs=2")),
 ]
 CASES = [(kind, *case) for kind in BOTH for case in [*FOREIGN[kind], *OF_BOTH]]
@@ -94,7 +93,7 @@ def test_set_params_says_what_to_write_and_sets_nothing(kind, given, words):
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_a_grid_over_the_penalty_says_what_to_write(kind):
-    words = "write l1_ratio=1" if kind is TorchLogisticClassifier else "L1 penalty does not exist"
+    words = "write l1_ratio=1" if kind is TorchLogisticClassifier else "write l1_ratios=.1."
     with pytest.raises(ValueError, match=f"penalty='l1'.*{words}"):
         GridSearchCV(kind(), {"penalty": ["l1"]}, error_score="raise").fit(X, y)
     pipeline = Pipeline([("model", kind())])

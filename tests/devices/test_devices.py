@@ -100,6 +100,18 @@ def test_an_l1_fit_has_there_the_zeros_that_it_has_here(problem, l1_ratio):
     assert smallest_C(on_lazy(X), y, l1_ratio) == pytest.approx(smallest_C(X, y, l1_ratio), rel=1e-12)
 
 
+@pytest.mark.parametrize("l1_ratios", [(0.0, 0.5), (1.0,)])
+@pytest.mark.one_in(100)
+def test_c_and_l1_ratio_are_chosen_there_as_here(problem, l1_ratios):
+    X, y = problem
+    params = {"l1_ratios": l1_ratios, "Cs": [0.02, 0.05], "cv": 2, "tol": 1e-6}
+    expected = TorchLogisticClassifierCV(**params).fit(X, y)
+    got = TorchLogisticClassifierCV(**params).fit(on_lazy(X), on_lazy(y))
+    assert (got.C_, got.l1_ratio_) == (expected.C_, expected.l1_ratio_)
+    assert_allclose(got.coefs_paths_, expected.coefs_paths_, rtol=1e-3, atol=1e-4)
+    assert_array_equal(got.coef_ == 0, expected.coef_ == 0)
+
+
 def test_tensors_that_lie_there_are_computed_with_there(problem):
     X, y = problem
     rows, labels = on_lazy(X), on_lazy(y)

@@ -155,8 +155,30 @@ def test_the_estimator_that_chooses_C():
     assert (ours.Cs, ours.cv, ours.scoring, ours.C_) == ([0.1, 1.0], 3, "neg_log_loss", theirs.C_)
     assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-13, atol=1e-15)
     assert ours.fit(X, y).C_ == theirs.C_
-    with pytest.warns(UserWarning, match="l1_ratios"):
-        from_sklearn(LogisticRegressionCV(l1_ratios=(0.0, 1.0), solver="saga"))
+
+
+def test_the_parts_of_the_l1_penalty_to_choose_from_are_carried_over():
+    X, y = data("binary")
+    settings = {"use_legacy_attributes": False, "scoring": "neg_log_loss", "solver": "saga", "tol": 1e-4}
+    theirs = LogisticRegressionCV(Cs=[0.1, 1.0], l1_ratios=(0.5, 1.0), cv=3, max_iter=10_000, **settings).fit(
+        X, y
+    )
+    ours = from_sklearn(theirs)
+    assert (ours.l1_ratios, ours.C_, ours.l1_ratio_) == ((0.5, 1.0), theirs.C_, theirs.l1_ratio_)
+    assert_array_equal(ours.scores_, theirs.scores_)
+    assert ours.cv_results_["mean_test_score"].max() == theirs.scores_.mean(axis=0).max()
+    assert ours.to_sklearn().l1_ratio == theirs.l1_ratio_
+    again = ours.fit(X, y)
+    assert (again.C_, again.l1_ratio_) == (theirs.C_, theirs.l1_ratio_)
+    with pytest.warns(UserWarning, match="penalty=None"):
+        from_sklearn(LogisticRegressionCV(penalty=None))
+    lasso = from_sklearn(LogisticRegressionCV(penalty="l1", solver="saga"))
+    assert lasso.l1_ratios == (1.0,)
+    assert from_sklearn(LogisticRegressionCV(penalty="l2", l1_ratios=None)).l1_ratios == (0.0,)
+    legacy = LogisticRegressionCV(Cs=[0.1, 1.0], l1_ratios=(0.5, 1.0), cv=3, use_legacy_attributes=True)
+    legacy.set_params(scoring="neg_log_loss", solver="saga", tol=1e-4, max_iter=10_000).fit(X, y)
+    ours = from_sklearn(legacy)
+    assert (ours.C_, ours.l1_ratio_) == (theirs.C_, theirs.l1_ratio_) and not hasattr(ours, "scores_")
 
 
 def test_there_and_back():

@@ -77,8 +77,10 @@ def test_every_check_of_scikit_learn_passes_without_a_skip_or_an_expected_failur
 
 
 @pytest.mark.deep
-def test_the_estimator_that_chooses_C_passes_them_too():
-    results = check_estimator(TorchLogisticClassifierCV(Cs=3, cv=3), on_skip=None, on_fail=None)
+@pytest.mark.parametrize("l1_ratios", [(0.0,), (0.5,), (1.0,)])
+def test_the_estimator_that_chooses_C_passes_them_too(l1_ratios):
+    estimator = TorchLogisticClassifierCV(Cs=3, cv=3, l1_ratios=l1_ratios)
+    results = check_estimator(estimator, on_skip=None, on_fail=None)
     assert len(results) >= 60
     assert [(r["check_name"], r["status"], r["exception"]) for r in results if r["status"] != "passed"] == []
 

@@ -17,7 +17,7 @@ from sklearn.svm import l1_min_c
 
 from helpers import oracle
 from helpers.datasets import load, standardised
-from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV, smallest_C
+from torch_logreg import TorchLogisticClassifier, smallest_C
 
 pytestmark = pytest.mark.filterwarnings("error")
 ROUNDING = 1e-9  # of an objective: what raw columns, with means of thousands, leave of a gap
@@ -450,11 +450,6 @@ def test_biases_of_a_module_are_not_shrunk():
 def test_a_ratio_out_of_its_range_raises(l1_ratio):
     with pytest.raises(ValueError, match="l1_ratio"):
         TorchLogisticClassifier(l1_ratio=l1_ratio).fit(X, Y)
-
-
-def test_the_estimator_that_chooses_C_has_no_l1_yet():
-    with pytest.raises(TypeError, match="L1 penalty does not exist"):
-        TorchLogisticClassifierCV(l1_ratios=(0.5,))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

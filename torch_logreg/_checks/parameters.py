@@ -120,6 +120,14 @@ def check_can_fit_l1(estimator: Any, solver: str, able: Iterable[str]) -> None:
             )
 
 
+def check_can_fit_l1_ratios(l1_ratios: Any, solver: str, able: Iterable[str]) -> None:
+    """Raise if `solver` is none of those `able` to fit an L1 term."""
+    if solver not in able:
+        raise ValueError(
+            f"solver={solver!r} cannot fit l1_ratios={l1_ratios!r}; use solver='auto', or l1_ratios=(0.0,)."
+        )
+
+
 def _check_optimizer(estimator: Any) -> None:
     for name, default in OF_STOCK.items():
         if (value := getattr(estimator, name)) != default:

@@ -10,11 +10,6 @@ from typing import Any, TypeAlias, TypeVar
 Init = TypeVar("Init", bound=Callable[..., None])
 Advice: TypeAlias = Mapping[str, Callable[[Any], str]]  # of each argument: what to write, given its value
 
-NO_L1 = (
-    "the L1 penalty does not exist here; leave it out for the L2 penalty, or use "
-    "sklearn.linear_model.LogisticRegression with solver='saga'"
-)
-
 
 def _is_zero(ratio: Any) -> bool:
     if isinstance(ratio, str):
@@ -22,8 +17,10 @@ def _is_zero(ratio: Any) -> bool:
     return ratio is None or (isinstance(ratio, Real) and ratio == 0)
 
 
-def _l1_ratio(ratio: Any) -> str:
-    return "leave it out, the penalty is L2" if _is_zero(ratio) else NO_L1
+def _l1_ratio_of_cv(ratio: Any) -> str:
+    if _is_zero(ratio):
+        return "leave it out, the penalty is L2"
+    return f"write l1_ratios=[{ratio!r}] instead, the values to choose from"
 
 
 def _are_zero(ratios: Any) -> bool:
@@ -31,14 +28,10 @@ def _are_zero(ratios: Any) -> bool:
     return all(map(_is_zero, ratios)) if several else _is_zero(ratios)
 
 
-def _l1_ratios(ratios: Any) -> str:
-    return _l1_ratio(0 if _are_zero(ratios) else ratios)
-
-
 def _one_l1_ratio(ratios: Any) -> str:
     if _are_zero(ratios):
         return "leave it out, the penalty is L2"
-    return "write l1_ratio=... instead, one number; GridSearchCV chooses among several"
+    return "write l1_ratio=... instead, one number; TorchLogisticClassifierCV chooses among several"
 
 
 def _penalty(without: str, l1: str, both: str) -> Callable[[Any], str]:
@@ -104,9 +97,12 @@ ADVICE: Advice = {
 }
 ADVICE_CV: Advice = {
     **_OF_BOTH,
-    "l1_ratio": _l1_ratio,
-    "l1_ratios": _l1_ratios,
-    "penalty": _penalty("Cs=[np.inf]", NO_L1, NO_L1),
+    "l1_ratio": _l1_ratio_of_cv,
+    "penalty": _penalty(
+        "Cs=[np.inf]",
+        "write l1_ratios=[1] instead, which is the L1 penalty",
+        "write l1_ratios=... instead, such as l1_ratios=[0.1, 0.5, 0.9], to choose from",
+    ),
     "C": lambda C: f"write Cs=[{C!r}] instead, the values to choose from",
     "warm_start": lambda warm_start: "leave it out, each fold starts from the solution on all rows",
 }

@@ -91,11 +91,15 @@ def scaled(history: dict[str, np.ndarray], factor: float) -> dict[str, np.ndarra
 
 
 class Forward:
-    """Passes each iteration on to the callbacks set on the estimator, if scikit-learn has them."""
+    """Passes each iteration on to the callbacks set on the estimator, if scikit-learn has them.
 
-    def __init__(self, estimator: Any, X: Any, y: Any, metadata: dict | None) -> None:
+    They are told of so many fits, of `max_iter` iterations each at most.
+    """
+
+    def __init__(self, estimator: Any, X: Any, y: Any, metadata: dict | None, n_fits: int = 1) -> None:
         self._estimator, self._hooks = estimator, dict(estimator=estimator, X=X, y=y, metadata=metadata)
-        self._context = begin_callbacks(estimator, max(estimator.max_iter, 1))
+        self.most = max(estimator.max_iter, 1) * n_fits
+        self._context = begin_callbacks(estimator, self.most)
         if self._context is not None:
             self._context.call_on_fit_task_begin(**self._hooks)
 

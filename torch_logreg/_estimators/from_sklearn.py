@@ -96,15 +96,23 @@ def _of_logistic_regression(estimator: LogisticRegression) -> TorchLogisticClass
 
 
 def _of_cv(estimator: LogisticRegressionCV) -> TorchLogisticClassifierCV:
-    given = _given(estimator)
-    scoring = given.get("scoring")
-    model = TorchLogisticClassifierCV(scoring=scoring, **_only(given, SAME_CV))
-    _warn_of(estimator, given, (*OF_SOLVERS, *_other_penalties(given)))
-    fitted = vars(estimator)
+    given, fitted = _given(estimator), vars(estimator)
+    ratios = _l1_ratios(given)
+    model = TorchLogisticClassifierCV(
+        scoring=given.get("scoring"),
+        **({} if ratios is None else {"l1_ratios": ratios}),
+        **_only(given, SAME_CV),
+    )
+    _warn_of(estimator, given, (*OF_SOLVERS, *(("penalty",) if given.get("penalty", "") is None else ())))
     if "C_" in fitted:
-        chosen = np.unique(np.ravel(fitted["C_"]))
-        if len(chosen) == 1:
-            model.C_ = float(chosen[0])
+        for name in ("C_", "l1_ratio_"):  # legacy attributes are one a class
+            chosen = {0.0 if value is None else float(value) for value in np.ravel(fitted[name])}
+            if len(chosen) == 1:
+                setattr(model, name, chosen.pop())
+        if isinstance(fitted["scores_"], np.ndarray):  # laid out as here
+            model.Cs_, model.scores_ = np.array(fitted["Cs_"]), np.array(fitted["scores_"])
+            model.coefs_paths_ = np.array(fitted["coefs_paths_"])
+            model.l1_ratios_ = np.zeros(1) if ratios is None else np.array(ratios, dtype=np.float64)
     return _with_coefficients(model, estimator, _is_one_a_class(given))
 
 
@@ -163,12 +171,11 @@ def _penalty(penalty: Any, C: float, l1_ratio: float | None) -> tuple[float, flo
     return {"l2": (C, 0.0), "l1": (C, 1.0), "elasticnet": (C, ratio)}.get(penalty, (C, ratio))
 
 
-def _other_penalties(given: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of penalties that a model for every C has not: all but L2."""
-    ratios = given.get("l1_ratios")
-    other = ratios is not None and np.any(np.asarray(ratios, dtype=np.float64) != 0)
-    names = ("l1_ratios",) if other else ()
-    return (*names, "penalty") if given.get("penalty", "l2") != "l2" else names
+def _l1_ratios(given: Mapping[str, Any]) -> Any:
+    """The parts of the L1 penalty to choose from, if there are any but 0."""
+    if given.get("penalty") in ("l1", "l2"):  # deprecated, and the ratios then mean nothing
+        return (1.0,) if given["penalty"] == "l1" else None
+    return given.get("l1_ratios")
 
 
 def _warn_of(estimator: Any, given: Mapping[str, Any], names: tuple[str, ...]) -> None:

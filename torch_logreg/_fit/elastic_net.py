@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -76,13 +77,23 @@ def elastic_net_problem(
         objective = _estimated(rows, model, space, penalty.l1)
     else:
         objective = ElasticNetObjective(rows, loss, penalty, n_outputs, fit_intercept, exact, draw, weights)
-    start = objective.zeros()
-    if earlier is not None:
-        coef, intercept = present.narrow_coefficients(*earlier)
-        pair = (used.narrow_coefficients(coef), intercept * fit_intercept)
-        start = space.from_raw(*(to_tensor(array[None], device, exact) for array in pair))
     kind = EstimatedProblem if is_stochastic else ElasticNetProblem
-    return kind(objective, start, weight_sum, space, present, used, dtype)
+    problem = kind(objective, objective.zeros(), weight_sum, space, present, used, dtype)
+    if earlier is not None:
+        coef, intercept = problem.narrow(*earlier)
+        pair = coef, intercept * fit_intercept
+        problem.start = space.from_raw(*(to_tensor(array[None], device, exact) for array in pair))
+    return problem
+
+
+def path_problem(
+    data: TrainingData, device: torch.device, fit_intercept: bool, seed: Callable[[], int]
+) -> ElasticNetProblem:
+    """The problem of some rows, which are known to be finite, for `having` to be asked of."""
+    problem = elastic_net_problem(data, device, 1.0, 1.0, fit_intercept, None, "growing", seed, None)
+    if not isinstance(problem, ElasticNetProblem):
+        raise TypeError(f"{type(problem).__name__} has no certificate.")
+    return problem
 
 
 def _estimated(rows: ArrayRows, model: LinearModel, space: Coordinates, l1: float) -> MinibatchObjective:
@@ -104,6 +115,18 @@ class ElasticNetProblem(CoefficientProblem):
     """A problem with an L1 term."""
 
     objective: ElasticNetObjective
+
+    def having(self, C: float, l1_ratio: float) -> ElasticNetProblem:
+        """The same with another penalty; what was made of the rows is shared."""
+        other = copy.copy(self)
+        penalty = self._present.penalty(ElasticNet.of(C, l1_ratio, self.weight_sum))
+        other.objective = self.objective.having(penalty)
+        return other
+
+    def at(self, coef: np.ndarray, intercept: np.ndarray) -> Tensor:
+        """The parameters of coefficients (K, d) and intercepts (K,) of all classes."""
+        device, dtype = self.start.device, self.objective.dtype
+        return self.objective.join(*(to_tensor(part, device, dtype) for part in self.narrow(coef, intercept)))
 
     def final(self, w: Tensor) -> Tensor:
         """The solution, of several with equal predictions the one whose median coefficient is 0.

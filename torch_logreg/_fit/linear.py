@@ -130,6 +130,11 @@ class CoefficientProblem(Problem):
         coef, intercept = self._present.widen(*self._space.to_raw(w))
         return self._used.widen(coef[0]), intercept[0]
 
+    def narrow(self, coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients (K, d) and intercepts (K,) as those of the problem's own classes and columns."""
+        coef, intercept = self._present.narrow_coefficients(coef, intercept)
+        return self._used.narrow_coefficients(coef), intercept
+
     def attributes(self, w: Tensor) -> dict[str, Any]:
         coef, intercept = (part.cpu().numpy().astype(NUMPY[self._dtype]) for part in self._raw(w))
         return {"coef_": coef, "intercept_": intercept}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 
@@ -172,14 +173,7 @@ class ElasticNetObjective(Composite):
             size = float(sums.abs().amax())
             if size <= BALANCED:
                 break
-            fisher = self.loss.fisher((z + moved[:, None])[None])
-            diagonal = self.loss.fisher_diagonal(fisher) * self.shares
-            step = -sums / diagonal.sum(dim=2)[0]
-            if len(z) > 1:
-                factors = self.loss.fisher_factors(fisher)
-                matrix = outputs_factor(factors, diagonal, self.shares[None])[0]
-                step = torch.linalg.solve_ex(matrix + matrix.diagonal().mean(), -sums)[0]
-            length = 1.0
+            step, length = self._step_of_intercepts(z + moved[:, None], sums), 1.0
             while length > 1e-6:
                 found = self._sums(z + (moved + length * step)[:, None])
                 if float(found.abs().amax()) < size:
@@ -189,6 +183,15 @@ class ElasticNetObjective(Composite):
                 break  # nothing but rounding is left
             moved, sums = moved + length * step, found
         return moved
+
+    def _step_of_intercepts(self, z: Tensor, sums: Tensor) -> Tensor:
+        """Newton's, where the residuals of each output sum to `sums`: (K,)."""
+        fisher = self.loss.fisher(z[None])
+        diagonal = self.loss.fisher_diagonal(fisher) * self.shares
+        if len(z) == 1:
+            return -sums / diagonal.sum()
+        matrix = outputs_factor(self.loss.fisher_factors(fisher), diagonal, self.shares[None])[0]
+        return torch.linalg.solve_ex(matrix + matrix.diagonal().mean(), -sums)[0]
 
     def _sums(self, z: Tensor) -> Tensor:
         return self.loss.gradient(z[None], self.target)[0] @ self.shares
@@ -206,6 +209,13 @@ class ElasticNetObjective(Composite):
 
     def times(self, factor: float) -> ElasticNetObjective:
         return self._of(self.rows, self.penalty.times(factor), self._weights)
+
+    def having(self, penalty: ElasticNet) -> ElasticNetObjective:
+        """The same with another penalty, samples included."""
+        other = copy.copy(self)
+        vars(other).pop("threshold", None)
+        other.penalty = penalty
+        return other
 
     def _of(self, rows: Rows, penalty: ElasticNet, weights: Tensor | None = None) -> ElasticNetObjective:
         settings = (self.n_outputs, self.fit_intercept, self.dtype)

@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.model_selection import PredefinedSplit, check_cv
+from torch import Tensor
 
 from torch_logreg._checks.data import TrainingData
+from torch_logreg._data.tensors import Features
 
 
 class Fold(NamedTuple):
@@ -102,3 +105,10 @@ def cut_to(value: Any, rows: np.ndarray, n_rows: int) -> Any:
     if not hasattr(value, "__len__") or isinstance(value, str) or len(value) != n_rows:
         return value
     return value.iloc[rows] if isinstance(value, pd.DataFrame | pd.Series) else np.asarray(value)[rows]
+
+
+def rows_of(X: Features, rows: np.ndarray) -> Features:
+    """Some of the rows of X, in memory of their own."""
+    if isinstance(X, Tensor):
+        return X.index_select(0, torch.as_tensor(rows, dtype=torch.int64, device=X.device))
+    return X[rows]

@@ -66,6 +66,7 @@ class Path(NamedTuple):
     objective: np.ndarray  # F, for folds of the point before the last
     n_iter: np.ndarray
     reasons: np.ndarray  # of str
+    gap: np.ndarray  # by how much F is above its minimum at most; NaN where nobody can tell
 
     @classmethod
     def unsolved(cls, n_folds: int, n_Cs: int, K: int, d: int) -> Path:
@@ -77,6 +78,7 @@ class Path(NamedTuple):
             np.zeros(shape),
             np.zeros(shape, dtype=np.int32),
             np.full(shape, "max_iter", dtype="<U16"),
+            np.full(shape, np.nan),
         )
 
 

@@ -13,7 +13,7 @@ from torch_logreg._checks.data import TrainingData
 from torch_logreg._data.tensors import Features, float_dtype, to_tensor
 from torch_logreg._fit.predictor import Linear
 from torch_logreg._runtime.limits import limits_of
-from torch_logreg._selection.folds import cut_to
+from torch_logreg._selection.folds import cut_to, rows_of
 from torch_logreg._selection.scores import is_vectorised, score_all
 
 
@@ -64,19 +64,13 @@ class Scorer:
                     z = _raw_predictions(data.X, test, coef[part], intercept[part], device)
                     scores.append(score_all(self._name, z, codes, weights, data.classes))
                 return np.concatenate(scores)
-        X, labels = _rows_of(data.X, test), y[test]
+        X, labels = rows_of(data.X, test), y[test]
         return np.array(
             [
                 self._scorer(self._estimator(*one), X, labels, **given)
                 for one in zip(coef, intercept, strict=True)
             ]
         )
-
-
-def _rows_of(X: Features, rows: np.ndarray) -> Features:
-    if isinstance(X, Tensor):
-        return X.index_select(0, torch.as_tensor(rows, dtype=torch.int64, device=X.device))
-    return X[rows]
 
 
 def _raw_predictions(
@@ -91,5 +85,5 @@ def _raw_predictions(
     step = limits_of(device).forward_rows
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        z[:, start : start + len(part)] = raw(_rows_of(X, part))
+        z[:, start : start + len(part)] = raw(rows_of(X, part))
     return z.view(n_Cs, K, -1)
