@@ -11,7 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from helpers import optima
 from helpers.datasets import load
-from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV, _inspection
+from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV
+from torch_logreg._inspection import separation
 
 
 def _fit(X, y, **params):
@@ -61,14 +62,14 @@ def test_a_fit_is_said_to_be_separated_if_and_only_if_it_is(seed, fit_intercept)
 
 @pytest.mark.slow
 def test_a_combination_of_columns_is_found_on_data_too_large_for_the_program(monkeypatch):
-    monkeypatch.setattr(_inspection, "PROGRAM_NUMBERS", 0)
-    monkeypatch.setattr(_inspection, "SMALL_NUMBERS", 0)
+    monkeypatch.setattr(separation, "PROGRAM_NUMBERS", 0)
+    monkeypatch.setattr(separation, "SMALL_NUMBERS", 0)
     for name in ("breast_cancer", "digits"):
         data = load(name)
         model, warning = _fit(data.X, data.y)
         assert model.stop_reason_ == "separation"
         assert "perfectly" in warning
-    monkeypatch.setattr(_inspection, "PARAMETERS", 0)
+    monkeypatch.setattr(separation, "PARAMETERS", 0)
     model, warning = _fit(data.X, data.y)
     assert "perfectly" in warning
     rng = np.random.default_rng(0)

@@ -100,21 +100,25 @@ def check_validation(
     sample_weight: Any,
     classes: np.ndarray,
     check: Callable[[BaseEstimator, Any], Any],
+    names: tuple[str, str, str] = ("X_val", "y_val", "sample_weight_val"),
 ) -> TrainingData:
-    """Check rows to score a fit on, which has seen those that it learns from; they have its classes.
+    """Check rows to look at a model with, which has seen those that it learnt from; they have its classes.
 
-    `check` is that of rows to predict.
+    `check` is that of rows to predict, `names` are what the caller calls the three.
     """
+    of_X, of_y, of_weight = names
     if y is None:
-        raise ValueError("X_val is given without y_val; pass the labels of these rows as y_val.")
-    with naming("X_val", "Its rows need the shape of those of X, and its columns their order."):
+        raise ValueError(f"{of_X} is given without {of_y}; pass the labels of these rows as {of_y}.")
+    with naming(of_X, "Its rows need the shape of those of X, and its columns their order."):
         X = check(estimator, X)
-    with naming("y_val", "It needs a label, as in y, for each row of X_val."):
-        y = check_y(on_host(y, of="y_val"), multi_output=False, y_numeric=False, estimator=estimator)
+    with naming(of_y, f"It needs a label, as in y, for each row of {of_X}."):
+        y = check_y(on_host(y, of=of_y), multi_output=False, y_numeric=False, estimator=estimator)
     if len(y) != X.shape[0]:
-        raise ValueError(f"X_val has {X.shape[0]} rows and y_val has {len(y)}: they must have equally many.")
-    codes = codes_among(y, classes, "y_val")
-    with naming("sample_weight_val", "It needs a weight for each row of X_val."):
+        raise ValueError(
+            f"{of_X} has {X.shape[0]} rows and {of_y} has {len(y)}: they must have equally many."
+        )
+    codes = codes_among(y, classes, of_y)
+    with naming(of_weight, f"It needs a weight for each row of {of_X}."):
         weights = sample_weights(sample_weight, y)
     return TrainingData(X, codes, classes, weights)
 

@@ -44,6 +44,7 @@ from torch_logreg._data.inputs import holder
 from torch_logreg._data.loaders import first_of, is_loaded
 from torch_logreg._data.tensors import numpy_dtype
 from torch_logreg._estimators.callbacks import HISTORY, Forward, Recorder, scaled
+from torch_logreg._estimators.estimates import kept_covariance
 from torch_logreg._estimators.fitted import FittedModel
 from torch_logreg._estimators.fitting import (
     finite_tol,
@@ -59,7 +60,7 @@ from torch_logreg._fit.module import module_problem
 from torch_logreg._fit.plan import Method, natural_settings
 from torch_logreg._fit.present import Present, forget_absent
 from torch_logreg._fit.problem import Problem
-from torch_logreg._inspection import Separation, separation_of
+from torch_logreg._inspection.separation import Separation, separation_of
 from torch_logreg._losses.criteria import is_cross_entropy, weights_of_classes
 from torch_logreg._modules.objective import PRECISIONS
 from torch_logreg._runtime.devices import resolve_device
@@ -71,7 +72,13 @@ from torch_logreg._solvers.registry import SOLVERS, WITH_L1, make_solver
 
 READ_BY_SGD = ("learning_rate", "momentum", "nesterov", "clip_grad_norm")
 OF_MODEL = ("coef_", "intercept_", "_module", "_link", "input_dtype_", "input_shape_")
-OF_SOME = (*OF_MODEL, "optimizer_", "dual_gap_")  # attributes that not every fit has
+OF_SOME = (
+    *OF_MODEL,
+    "optimizer_",
+    "dual_gap_",
+    "_covariance",
+    "_separated",
+)  # attributes that not every fit has
 SMALL_ROWS, BATCH_ROWS, MODULE_BATCH_ROWS = 10_000, 256, 200
 
 
@@ -502,6 +509,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             with undisturbed(device), defaults, self._without_autograd(device), threads_for(work):
                 fitted = self._solve(data, val, forward, initial)
             separated = self._separation(data, fitted)
+            fitted |= self._for_statistics(data, fitted, separated)
             for name in OF_SOME:  # of the fit before
                 self.__dict__.pop(name, None)
             self.__dict__.update(fitted)
@@ -756,6 +764,23 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         if np.isfinite(float(self.C)) or self._is_module() or self.early_stopping or tol is None:
             return None
         return separation_of(data, fitted, bool(self.fit_intercept), tol)
+
+    def _for_statistics(
+        self, data: TrainingData, fitted: dict[str, Any], separated: Separation | None
+    ) -> dict[str, Any]:
+        """What a fit of maximum likelihood leaves for `summary`."""
+        if separated is not None:
+            return {"_separated": separated.describe(vars(self).get("feature_names_in_"))}
+        weighs_classes = self.class_weight is not None or self.criterion is not None
+        penalised = np.isfinite(float(self.C)) or self._is_module()
+        if (
+            penalised
+            or weighs_classes
+            or not fitted["converged_"]
+            or not np.isfinite(fitted["intercept_"]).all()
+        ):
+            return {}
+        return {"_covariance": kept_covariance(self, data, fitted, bool(self.fit_intercept))}
 
     def _warn_not_converged(self, separated: Separation | None) -> None:
         dtype = self.coef_.dtype if "coef_" in vars(self) else next(self._module.parameters()).dtype

@@ -38,7 +38,7 @@ from torch_logreg._estimators.classifier import TorchLogisticClassifier
 from torch_logreg._estimators.fitting import finite_tol, guarded, sampling_seed_of, without_autograd
 from torch_logreg._estimators.path_history import PathHistory
 from torch_logreg._fit.linear import work_of
-from torch_logreg._inspection import Separation, separation_of
+from torch_logreg._inspection.separation import Separation, separation_of
 from torch_logreg._runtime.devices import resolve_device
 from torch_logreg._runtime.out_of_memory import check_room
 from torch_logreg._runtime.surroundings import undisturbed

@@ -25,6 +25,7 @@ from torch_logreg._checks.weights import one_a_row
 from torch_logreg._data.inputs import holder
 from torch_logreg._data.loaders import Batches, Item, is_loaded
 from torch_logreg._data.tensors import to_tensor
+from torch_logreg._estimators.statistics import Statistics
 from torch_logreg._estimators.to_sklearn import logistic_regression_of
 from torch_logreg._fit.predictor import Output, linear_predictions, module_predictions
 from torch_logreg._losses.links import LINKS, Link, codes_of
@@ -46,7 +47,7 @@ def _has_coefficients(estimator: FittedModel) -> bool:
     return estimator.module is None
 
 
-class FittedModel(ClassifierMixin, BaseEstimator):
+class FittedModel(Statistics, ClassifierMixin, BaseEstimator):
     """All that a classifier does once it is fitted."""
 
     module: Any

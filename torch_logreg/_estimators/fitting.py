@@ -13,7 +13,7 @@ import torch
 from torch_logreg._runtime.out_of_memory import saying_what_to_do
 from torch_logreg._runtime.threads import safe_after_fork
 
-OF_FIT = ("_history", "_module", "_link")
+OF_FIT = ("_history", "_module", "_link", "_covariance", "_separated")
 LARGEST_TOL = 1e100  # whose square, times an objective, is finite
 
 
