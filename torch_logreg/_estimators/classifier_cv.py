@@ -337,7 +337,7 @@ class TorchLogisticClassifierCV(TorchLogisticClassifier):
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             forward = Forward(self, X, y, metadata, 1 + grid.n_with_l1)
             device = resolve_device(self.device, data.X)
-            work, labels = work_of(data) * len(grid.Cs), np.asarray(on_host(y)).reshape(-1)
+            work, labels = work_of(data) * grid.n_at_once, np.asarray(on_host(y)).reshape(-1)
             with undisturbed(device), without_autograd(device), threads_for(work):
                 fitted = self._choose(data, labels, weights, grid, routed, forward)
             self.__dict__.pop("dual_gap_", None)  # of the fit before

@@ -28,6 +28,12 @@ class Grid(NamedTuple):
         """How many pairs have an L1 term; a C of infinity leaves no penalty."""
         return int(np.isfinite(self.Cs).sum() * (self.l1_ratios > 0).sum())
 
+    @property
+    def n_at_once(self) -> int:
+        """How many Cs are solved together at most; with an L1 term it is one after another."""
+        are_all_with_l1 = self.n_with_l1 == len(self.Cs) * len(self.l1_ratios)
+        return 1 if are_all_with_l1 else len(self.Cs)
+
     def number_of(self, ratio: int, C: int) -> tuple[int | None, int]:
         """The number of a pair among the l1_ratios above 0, None without an L1 term, and among rising Cs."""
         has_l1 = self.l1_ratios[ratio] > 0 and bool(np.isfinite(self.Cs[C]))
