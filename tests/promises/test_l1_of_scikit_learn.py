@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import scipy.sparse
 import sklearn
-import sklearn.linear_model
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.utils.fixes import parse_version
 
-from torch_logreg import TorchLogisticClassifier, from_sklearn
+from torch_logreg import TorchLogisticClassifier, TorchLogisticClassifierCV, from_sklearn
 
 pytestmark = pytest.mark.skipif(
     parse_version(sklearn.__version__) < parse_version("1.9"), reason="these tests name other parameters"
@@ -49,6 +49,9 @@ CASES = {
         "global_random_seed": SEEDS,
         "params": [{"l1_ratio": 1, "tol": 1e-6, "max_iter": 1000}],
     },
+    # Those of LogisticRegressionCV that ask for attributes as they are here, without the axis of classes.
+    "test_logistic_regression_cv_refit": {"global_random_seed": SEEDS, "l1_ratio": [1, 0]},
+    "test_LogisticRegressionCV_GridSearchCV_elastic_net": {"n_classes": [2, 3]},
 }
 
 
@@ -71,17 +74,18 @@ def calls():
 
 
 class Made:
-    """Stands for LogisticRegression, and makes ours wherever it is to be solved by one of `solvers`."""
+    """Stands for an estimator of theirs, and makes ours wherever it is to be solved by one of `solvers`."""
 
-    def __init__(self, solvers):
-        self.solvers, self.made = solvers, []
+    def __init__(self, theirs, solvers):
+        self.theirs, self.solvers, self.made = theirs, solvers, []
 
     def __call__(self, *args, **settings):
-        estimator = sklearn.linear_model.LogisticRegression(*args, **settings)
+        estimator = self.theirs(*args, **settings)
         if estimator.solver not in self.solvers:
             return estimator
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of `penalty`, which their tests still name
+            warnings.filterwarnings("ignore", ".*left out: dual=True", UserWarning)  # of liblinear alone
             ours = from_sklearn(estimator)
         self.made.append(ours)
         return ours
@@ -93,7 +97,12 @@ def test_their_test_passes(monkeypatch, name, settings):
     test = getattr(module, name)
     # Where saga is not asked for, or is compared with liblinear, which penalises the intercept, theirs stays.
     solvers = ("liblinear",) if "saga" not in inspect.getsource(test) else ("saga",)
-    made = Made(solvers)
-    monkeypatch.setattr(module, "LogisticRegression", made)
+    made = []
+    for kind in (LogisticRegression, LogisticRegressionCV):
+        stand_in = Made(kind, solvers)
+        monkeypatch.setattr(module, kind.__name__, stand_in)
+        made.append(stand_in.made)
     test(**settings)
-    assert made.made and all(isinstance(each, TorchLogisticClassifier) for each in made.made)
+    assert all(isinstance(each, TorchLogisticClassifier) for each in made[0])
+    assert all(isinstance(each, TorchLogisticClassifierCV) for each in made[1])
+    assert made[1] if "CV" in name or "_cv_" in name else made[0]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse
 import torch
 from torch import Tensor
@@ -49,6 +50,28 @@ def refuse_pairs(X: Any, of: str) -> None:
         )
 
 
+def refuse_filled(X: Any, of: str) -> None:
+    """Refuse sparse columns of pandas that leave out another number than 0.
+
+    Some versions of pandas make zeros of it without a word, others raise.
+    """
+    if not isinstance(X, pd.DataFrame) or not X.shape[1]:
+        return
+    first = X.dtypes.iloc[0]  # where one column is dense, all become so
+    if not isinstance(first, pd.SparseDtype) or not all(isinstance(t, pd.SparseDtype) for t in X.dtypes):
+        return
+    for name, dtype in X.dtypes.items():
+        if _fills(dtype):
+            raise ValueError(
+                f"{of} is sparse, and its column {name!r} leaves out the number {dtype.fill_value}: the fill "
+                "value must be 0. Pass X.sparse.to_dense(), or columns of SparseDtype(float, 0)."
+            )
+
+
+def _fills(dtype: Any) -> bool:
+    return isinstance(dtype, pd.SparseDtype) and not dtype.fill_value == 0
+
+
 def on_host(array: Any, of: str = "y") -> Any:
     """Tensors as numpy arrays, without a copy where they are on the CPU; all else as it is."""
     if not isinstance(array, Tensor):
@@ -60,6 +83,7 @@ def on_host(array: Any, of: str = "y") -> Any:
                 "module takes a Dataset or a DataLoader of pairs (x, y) for X, without y."
             )
         refuse_pairs(array, of)
+        refuse_filled(array, of)
         if isinstance(array, Inputs):
             raise TypeError(
                 f"{of} is {array!r}, which the forward of a module takes by name, and this is the linear "

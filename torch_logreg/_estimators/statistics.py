@@ -105,11 +105,11 @@ class Statistics:
         >>> from torch_logreg import TorchLogisticClassifier
         >>> X, y = load_breast_cancer(return_X_y=True, as_frame=True)
         >>> clf = TorchLogisticClassifier(C=np.inf).fit(X[["mean radius", "mean texture"]], y)
-        >>> clf.summary()[["coef", "std_err", "p_value"]].round(3)
-                        coef  std_err  p_value
-        intercept     19.849    1.773      0.0
-        mean radius   -1.057    0.101      0.0
-        mean texture  -0.218    0.037      0.0
+        >>> clf.summary()[["coef", "std_err", "p_value"]].round(2)
+                       coef  std_err  p_value
+        intercept     19.85     1.77      0.0
+        mean radius   -1.06     0.10      0.0
+        mean texture  -0.22     0.04      0.0
         """
         if not 0 < level < 1:
             raise ValueError(f"level={level!r} must be a number between 0 and 1, such as 0.95.")
