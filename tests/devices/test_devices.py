@@ -112,6 +112,18 @@ def test_c_and_l1_ratio_are_chosen_there_as_here(problem, l1_ratios):
     assert_array_equal(got.coef_ == 0, expected.coef_ == 0)
 
 
+@pytest.mark.parametrize("cov_type", ["nonrobust", "HC1", "cluster"])
+def test_standard_errors_are_there_what_they_are_here(problem, cov_type):
+    X, y = problem
+    rows, groups = on_lazy(X), np.arange(len(y)) % 7 if cov_type == "cluster" else None
+    settings = {"cov_type": cov_type, "groups": groups, "penalized": "ignore"}
+    clf = TorchLogisticClassifier(**CHEAP).fit(X, y)
+    expected = clf.summary(X, y, **settings)
+    assert_allclose(clf.summary(rows, on_lazy(y), **settings), expected, rtol=1e-4)
+    statistics = clf.fit_statistics(rows, y, penalized="ignore")
+    assert_allclose(statistics, clf.fit_statistics(X, y, penalized="ignore"), rtol=1e-5)
+
+
 def test_tensors_that_lie_there_are_computed_with_there(problem):
     X, y = problem
     rows, labels = on_lazy(X), on_lazy(y)

@@ -44,7 +44,7 @@ from torch_logreg._data.inputs import holder
 from torch_logreg._data.loaders import first_of, is_loaded
 from torch_logreg._data.tensors import numpy_dtype
 from torch_logreg._estimators.callbacks import HISTORY, Forward, Recorder, scaled
-from torch_logreg._estimators.estimates import kept_covariance
+from torch_logreg._estimators.estimates import left_for_statistics
 from torch_logreg._estimators.fitted import FittedModel
 from torch_logreg._estimators.fitting import (
     finite_tol,
@@ -509,7 +509,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
             with undisturbed(device), defaults, self._without_autograd(device), threads_for(work):
                 fitted = self._solve(data, val, forward, initial)
             separated = self._separation(data, fitted)
-            fitted |= self._for_statistics(data, fitted, separated)
+            if not self._is_module():
+                fitted |= left_for_statistics(self, data, fitted, separated)
             for name in OF_SOME:  # of the fit before
                 self.__dict__.pop(name, None)
             self.__dict__.update(fitted)
@@ -764,23 +765,6 @@ class TorchLogisticClassifier(CallbackSupportMixin, FittedModel):
         if np.isfinite(float(self.C)) or self._is_module() or self.early_stopping or tol is None:
             return None
         return separation_of(data, fitted, bool(self.fit_intercept), tol)
-
-    def _for_statistics(
-        self, data: TrainingData, fitted: dict[str, Any], separated: Separation | None
-    ) -> dict[str, Any]:
-        """What a fit of maximum likelihood leaves for `summary`."""
-        if separated is not None:
-            return {"_separated": separated.describe(vars(self).get("feature_names_in_"))}
-        weighs_classes = self.class_weight is not None or self.criterion is not None
-        penalised = np.isfinite(float(self.C)) or self._is_module()
-        if (
-            penalised
-            or weighs_classes
-            or not fitted["converged_"]
-            or not np.isfinite(fitted["intercept_"]).all()
-        ):
-            return {}
-        return {"_covariance": kept_covariance(self, data, fitted, bool(self.fit_intercept))}
 
     def _warn_not_converged(self, separated: Separation | None) -> None:
         dtype = self.coef_.dtype if "coef_" in vars(self) else next(self._module.parameters()).dtype

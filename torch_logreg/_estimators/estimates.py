@@ -16,6 +16,7 @@ from torch_logreg._checks.weights import weights_of_classes
 from torch_logreg._fit.linear import work_of
 from torch_logreg._inspection.covariance import COV_TYPES, Singular, covariance_of
 from torch_logreg._inspection.information import Evaluated, Information, contrasts, information_of
+from torch_logreg._inspection.separation import Separation
 from torch_logreg._losses.criteria import weights_of_classes as of_classes
 from torch_logreg._runtime.devices import resolve_device
 from torch_logreg._runtime.out_of_memory import saying_what_to_do
@@ -31,10 +32,23 @@ INTERCEPT = "intercept"
 KEPT_PARAMETERS, KEPT_ANYWAY, KEPT_WORK = 2**10, 2**6, 2**33
 
 
-def kept_covariance(
+def left_for_statistics(
+    estimator: Any, data: TrainingData, fitted: dict[str, Any], separated: Separation | None
+) -> dict[str, Any]:
+    """The attributes that a fit of the linear model leaves for `summary`: of maximum likelihood alone."""
+    if separated is not None:
+        return {"_separated": separated.describe(vars(estimator).get("feature_names_in_"))}
+    weighs_classes = estimator.class_weight is not None or estimator.criterion is not None
+    done = fitted["converged_"] and np.isfinite(fitted["intercept_"]).all()
+    if np.isfinite(float(estimator.C)) or weighs_classes or not done:
+        return {}
+    return {"_covariance": _covariance(estimator, data, fitted, bool(estimator.fit_intercept))}
+
+
+def _covariance(
     estimator: Any, data: TrainingData, fitted: dict[str, Any], fit_intercept: bool
 ) -> np.ndarray | str | None:
-    """The covariance (p, p) that a fit without a penalty leaves for `summary`, or why there is none.
+    """The covariance (p, p) of a fit without a penalty, or why there is none.
 
     None where it is too much to keep.
     """
