@@ -81,8 +81,8 @@ path_figure, (left, right) = plt.subplots(ncols=2, figsize=(10, 4.5), layout="co
 left.plot(Cs, path, color="0.75", linewidth=0.7)
 for j in named:
     left.plot(Cs, path[:, j], label=words[j])
-left.set(xscale="log", ylim=(-20, 20), xlabel="C", ylabel="coefficient", title="Words come in as C grows")
-left.legend(loc="upper left", fontsize=9)
+left.set(xscale="log", ylim=(-20, 24), xlabel="C", ylabel="coefficient", title="Words come in as C grows")
+left.legend(loc="upper left", ncols=2, fontsize=9)
 right.plot(np.count_nonzero(path, axis=1), losses, marker=".")
 right.set(xscale="symlog", xlabel="words kept", ylabel="log loss of the test reviews")
 right.set_title("How many are needed")
