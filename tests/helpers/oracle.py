@@ -449,19 +449,23 @@ def duality_gap(
     coef, intercept = np.asarray(coef, dtype=np.float64), np.asarray(intercept, dtype=np.float64)
     n = X.shape[0]
     s = C * (np.ones(n) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64))
-    scores = np.asarray(X @ coef.T, dtype=np.float64)  # (n, 1 or K)
+    # In extended precision, but for the losses: of raw columns and weak penalties, what rounding makes of the
+    # slopes is more than the gap.
+    wide = X.astype(np.longdouble)
+    scores = np.asarray(wide @ coef.T.astype(np.longdouble))  # (n, 1 or K)
     logits = scores + intercept
     two = len(coef) == 1
     penalty = l1_ratio * np.abs(coef).sum() + (1 - l1_ratio) / 2 * np.sum(coef**2)
-    value = float(s @ _losses(np.column_stack([np.zeros(n), logits]) if two else logits, codes) + penalty)
+    narrow = logits.astype(np.float64)
+    value = float(s @ _losses(np.column_stack([np.zeros(n), narrow]) if two else narrow, codes) + penalty)
     best = _best_intercept(scores, codes, s, intercept) if fit_intercept else np.zeros(len(coef))
     logits = np.column_stack([np.zeros(n), scores + best]) if two else scores + best
     residual = _residuals(logits, codes)  # p - Y
-    slopes = np.asarray((s[:, None] * residual[:, -len(coef) :]).T @ X)
+    slopes = np.asarray((s[:, None] * residual[:, -len(coef) :]).T @ wide)
     rows, largest = np.arange(n), np.max(np.abs(slopes), initial=0.0)
     bounds = []
     for part in {min(1.0, l1_ratio / largest) if largest else 1.0, 1.0 if l1_ratio < 1 else 0.0}:
-        q = part * residual
+        q = (part * residual).astype(np.float64)
         wrong = -q[rows, codes]
         q[rows, codes] = 0.0
         entropy = special.entr(q).sum(axis=1) - special.xlog1py(1 - wrong, -wrong)
@@ -472,23 +476,23 @@ def duality_gap(
 
 
 def _best_intercept(scores: Array, codes: Array, s: Array, start: Array) -> Array:
-    """Newton steps on the intercepts alone, until residuals sum to 1e-14 of the weight."""
+    """Newton steps on the intercepts alone, until residuals sum to 1e-17 of the weight."""
     two, total = scores.shape[1] == 1, s.sum()
 
     def residuals(b: Array) -> tuple[Array, Array]:
         logits = np.column_stack([np.zeros(len(scores)), scores + b]) if two else scores + b
         return _residuals(logits, codes)[:, -len(b) :], special.softmax(logits, axis=1)[:, -len(b) :]
 
-    best, step = start.astype(np.float64), 1.0
+    best, step = start.astype(np.longdouble), 1.0
     r, p = residuals(best)
     for _ in range(200):
         sums = s @ r
-        if np.abs(sums).max() <= 1e-14 * total:
+        if np.abs(sums).max() <= 1e-17 * total:
             break
         hessian = np.diag(s @ p) - (s[:, None] * p).T @ p
         if not two:
             hessian += np.trace(hessian) / len(best) ** 2
-        direction = np.linalg.solve(hessian, -sums)
+        direction = np.linalg.solve(hessian.astype(np.float64), -sums.astype(np.float64))
         step = 1.0
         while step > 1e-8:
             trial = best + step * direction
