@@ -319,6 +319,19 @@ def test_a_fit_that_is_not_done_warns():
         clf.summary(X, y)
 
 
+def test_rows_or_weights_of_another_fit_warn():
+    X, y = problem("birthwt")
+    counts = np.random.default_rng(0).integers(1, 9, len(y))
+    clf = fitted(X, y, counts)
+    clf.summary(X, y, sample_weight=counts)
+    message = "standard errors away .* Pass the X, y and sample_weight"
+    for arguments in ((X, y), (X[::2], y[::2])):
+        with pytest.warns(ConvergenceWarning, match=message):
+            clf.summary(*arguments)
+    default = TorchLogisticClassifier(C=np.inf).fit(X, y)  # is near enough at the default tol
+    default.summary(X, y, cov_type="HC1")
+
+
 def test_modules_have_no_summary():
     X, y = problem("spector")
     clf = TorchLogisticClassifier(module=torch.nn.Linear(3, 1), max_iter=2, tol=None).fit(X, y)

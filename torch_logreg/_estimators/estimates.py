@@ -14,7 +14,7 @@ from torch_logreg._checks.data import TrainingData, check_predict, check_validat
 from torch_logreg._checks.statistics import check_groups, check_one_of
 from torch_logreg._checks.weights import weights_of_classes
 from torch_logreg._fit.linear import work_of
-from torch_logreg._inspection.covariance import COV_TYPES, Singular, covariance_of
+from torch_logreg._inspection.covariance import COV_TYPES, Singular, covariance_of, errors_away
 from torch_logreg._inspection.information import Evaluated, Information, contrasts, information_of
 from torch_logreg._inspection.separation import Separation
 from torch_logreg._losses.criteria import weights_of_classes as of_classes
@@ -27,6 +27,7 @@ NAMES = ("X", "y", "sample_weight")
 PENALIZED = ("raise", "ignore")
 UNFINISHED = ("max_iter", "early_stopping", "callback")
 INTERCEPT = "intercept"
+AWAY = 0.1  # standard errors that coefficients may be away from their estimates
 # Parameters, and multiplications for their information, up to which a fit without a penalty keeps it: then
 # it takes no more than some passes of the fit.
 KEPT_PARAMETERS, KEPT_ANYWAY, KEPT_WORK = 2**10, 2**6, 2**33
@@ -87,7 +88,10 @@ def estimates_of(
     with saying_what_to_do(X, estimator.device), safe_after_fork():
         information = _looked_at(estimator, X, y, sample_weight, cov_type, groups)
     names = names_of(estimator) or numbered(estimator.n_features_in_)
-    return coefficients, covariance_of(information, cov_type, names)
+    covariance = covariance_of(information, cov_type, names)
+    if penalized == "raise" and vars(estimator).get("stop_reason_") not in UNFINISHED:
+        _warn_of_other_rows(errors_away(information, names))
+    return coefficients, covariance
 
 
 def _coefficients(estimator: Any) -> pd.Series:
@@ -130,6 +134,17 @@ def _warn_unfinished(estimator: Any) -> None:
         warnings.warn(
             f"The fit ended by {reason!r}, before its optimum, which standard errors are of; fit with a "
             "larger max_iter, and without early stopping.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_of_other_rows(away: float) -> None:
+    if away > AWAY:
+        warnings.warn(
+            f"The coefficients are {away:.2g} standard errors away from the estimates of maximum likelihood "
+            "for these rows. Pass the X, y and sample_weight that the model was fitted on; if these are "
+            "they, fit with a smaller tol.",
             ConvergenceWarning,
             stacklevel=4,
         )

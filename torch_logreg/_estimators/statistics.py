@@ -91,7 +91,7 @@ class Statistics:
         Warns
         -----
         ConvergenceWarning
-            If the fit ended before its stopping rule was met.
+            If the fit ended before its stopping rule was met, or the rows given are not those it was made on.
 
         References
         ----------

@@ -45,6 +45,11 @@ def covariance_of(information: Information, cov_type: str, names: Sequence[str])
     return to_raw @ found @ to_raw.T
 
 
+def errors_away(information: Information, names: Sequence[str]) -> float:
+    """How many standard errors the coefficients are away from the best for these rows, by a Newton step."""
+    return float(np.sqrt(max(information.slope @ _inverted(information, names) @ information.slope, 0.0)))
+
+
 def _inverted(information: Information, names: Sequence[str]) -> np.ndarray:
     """The inverse; raises `Singular`, which names columns, where there is none."""
     matrix = information.matrix

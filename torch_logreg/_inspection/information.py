@@ -63,6 +63,7 @@ class Information(NamedTuple):
     scale: Scale
     fit_intercept: bool
     n_rows: float  # the sum of the counts
+    slope: np.ndarray  # (p,), of the log likelihood, with its sign turned
     meat: np.ndarray | None = None  # (p, p), the sum of the outer products of the scores
     n_groups: int = 0  # of rows whose scores were added up first; 0 where none were
 
@@ -94,6 +95,7 @@ def information_of(
     codes = to_tensor(given.codes, device, torch.int64)
     matrix = torch.zeros((q, m, q, m), dtype=exact, device=device)
     outer = torch.zeros((q * m, q * m), dtype=exact, device=device)
+    slope = torch.zeros((q, m), dtype=exact, device=device)
     sums = torch.zeros((n_groups, q * m), dtype=exact, device=device)
     group = None if groups is None else to_tensor(groups, device, torch.int64)
     for rows, part in dense_blocks(X, q, device, exact):
@@ -107,10 +109,11 @@ def information_of(
                 same = probability[:, a] if a == b else torch.zeros_like(weights)
                 information = weights * (same - probability[:, a] * probability[:, b])
                 matrix[a, :, b] += D.T @ (information[:, None] * D)
-        if not meat:
-            continue
         is_class = codes[rows, None] == torch.arange(1, q + 1, dtype=torch.int64, device=device)
         slopes = (probability - is_class.to(exact)) * factors[rows, None]
+        slope += (counts[rows, None] * slopes).T @ D
+        if not meat:
+            continue
         scores = (slopes[:, :, None] * D[:, None]).flatten(1)
         if group is None:
             outer += scores.T @ (counts[rows, None] * scores)
@@ -126,6 +129,7 @@ def information_of(
         scale,
         given.fit_intercept,
         float(np.broadcast_to(given.counts, given.codes.shape).sum()),
+        slope.flatten().cpu().numpy().astype(np.float64, copy=False),
         outer.cpu().numpy().astype(np.float64, copy=False) if meat else None,
         n_groups,
     )
