@@ -61,15 +61,11 @@ def refuse_filled(X: Any, of: str) -> None:
     if not isinstance(first, pd.SparseDtype) or not all(isinstance(t, pd.SparseDtype) for t in X.dtypes):
         return
     for name, dtype in X.dtypes.items():
-        if _fills(dtype):
+        if not dtype.fill_value == 0:
             raise ValueError(
                 f"{of} is sparse, and its column {name!r} leaves out the number {dtype.fill_value}: the fill "
                 "value must be 0. Pass X.sparse.to_dense(), or columns of SparseDtype(float, 0)."
             )
-
-
-def _fills(dtype: Any) -> bool:
-    return isinstance(dtype, pd.SparseDtype) and not dtype.fill_value == 0
 
 
 def on_host(array: Any, of: str = "y") -> Any:
